@@ -1,0 +1,169 @@
+//! Image file ⇄ [`Disk`]: reading every variant into one trait, writing a restored disk into a format.
+//!
+//! One folder a format: `header.rs` (nom, raw structs, nothing checked) → `layout.rs` (checked, safe to use) →
+//! `image.rs` (the [`Disk`]) → `writer.rs`. Everything read here is untrusted input.
+//!
+//! Not in here: the repository, machines and their definition files, who wants the disk. `formats` knows no repository.
+
+pub mod policy;
+pub mod raw;
+pub mod sink;
+pub mod vmdk;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Disk;
+use crate::disk::stack::Stack;
+use crate::units::{ByteLen, FileOffset};
+pub use policy::OpenPolicy;
+
+/// Deepest chain of redo logs we follow; VMware itself stops at 32.
+pub const CHAIN_DEPTH_MAX: usize = 64;
+
+/// A disk image with its whole chain open: layers top (newest) first, the last one is the base.
+pub struct Image {
+    /// Top first; never empty.
+    pub layers: Vec<Layer>,
+}
+
+/// One level of a chain: the base, or a redo log over it.
+pub struct Layer {
+    /// What this layer alone stores: a hole means "ask the parent". Its size is this layer's own.
+    pub disk: Arc<dyn Disk>,
+    /// The file that names this layer (the VMDK descriptor or the image itself).
+    pub path: PathBuf,
+    /// Every file this layer consists of, `path` included, with what it was when it was opened.
+    pub files: Vec<FileState>,
+    /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `raw`.
+    pub variant: String,
+    /// This layer's own identity in its format (VMDK: CID as 8 hex digits); empty where the format has none.
+    pub content_id: String,
+    /// The identity the parent must have; `None` for a base.
+    pub parent_content_id: Option<String>,
+    /// Geometry, adapter type and the like, worth keeping for a restore (VMDK: the `ddb.*` lines, in order).
+    pub properties: Vec<(String, String)>,
+    /// Why this layer looks as if a running machine were writing to it (lock folder, in-use flag); `None` if it does not.
+    pub in_use: Option<String>,
+    /// What is odd but harmless; goes into the report.
+    pub warnings: Vec<String>,
+}
+
+/// What a file was at one moment; a difference later means that somebody wrote to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Length in bytes (0 for a block device that does not say).
+    pub len: u64,
+    /// Device number of the filesystem.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Last change of content, nanoseconds since 1970.
+    pub modified_ns: i128,
+    /// Last change of content or metadata, nanoseconds since 1970.
+    pub changed_ns: i128,
+}
+
+/// Why an image could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The data is wrong.
+    #[error("{}: {field} at offset {at}: expected {expected}, found {found}", file.display())]
+    Corrupt {
+        /// The file at fault.
+        file: PathBuf,
+        /// Which structure.
+        field: &'static str,
+        /// Where it lies in the file.
+        at: FileOffset,
+        /// What a sound image has there.
+        expected: String,
+        /// What this one has.
+        found: String,
+    },
+    /// We cannot do it.
+    #[error("{}: {feature} is not supported", file.display())]
+    Unsupported {
+        /// The file at fault.
+        file: PathBuf,
+        /// What it would need.
+        feature: String,
+    },
+    /// The file or the system failed.
+    #[error("cannot read {}", file.display())]
+    Io {
+        /// The file at fault.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A parent, extent or data file that the image names is not there.
+    #[error("{}: {role} {} is missing", named_by.display(), wanted.display())]
+    Missing {
+        /// The image that names it.
+        named_by: PathBuf,
+        /// What it is to the image: `parent`, `extent`.
+        role: &'static str,
+        /// The path looked for.
+        wanted: PathBuf,
+    },
+    /// The image names a file it must not make us open.
+    #[error("{}: names {wanted} as its {role}: {reason}", named_by.display())]
+    Forbidden {
+        /// The image that names it.
+        named_by: PathBuf,
+        /// What it is to the image: `parent`, `extent`.
+        role: &'static str,
+        /// The name as it stands in the image.
+        wanted: String,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// Parent and child do not belong together.
+    #[error("{}: parent identity: expected {expected} (of {}), found {found}", child.display(), parent.display())]
+    ParentMismatch {
+        /// The redo log.
+        child: PathBuf,
+        /// The file it names as its parent.
+        parent: PathBuf,
+        /// The identity that the parent has.
+        expected: String,
+        /// The identity that the child asks for.
+        found: String,
+    },
+    /// A chain that comes back to itself or never ends.
+    #[error("{}: {what}", file.display())]
+    Chain {
+        /// The file where it was noticed.
+        file: PathBuf,
+        /// Cycle or depth, with the names or numbers.
+        what: String,
+    },
+}
+
+impl Image {
+    /// The guest's view: all layers together.
+    pub fn disk(&self) -> Stack {
+        stack_of(&self.layers)
+    }
+
+    /// Only the upper `count` layers: every extent that is no hole is something those redo logs changed.
+    /// `None` if `count` is 0.
+    pub fn changes_of_upper(&self, count: usize) -> Option<Stack> {
+        Stack::new(self.layers.iter().take(count).map(|layer| Arc::clone(&layer.disk)).collect())
+    }
+
+    /// Size of the guest's disk.
+    pub fn size(&self) -> ByteLen {
+        self.disk().size()
+    }
+}
+
+fn stack_of(layers: &[Layer]) -> Stack {
+    let disks = layers.iter().map(|layer| Arc::clone(&layer.disk)).collect();
+    Stack::new(disks).expect("an image has at least one layer")
+}

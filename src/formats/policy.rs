@@ -1,0 +1,3 @@
+//! Which files an image may make us open.
+/// x
+pub struct OpenPolicy;
