@@ -1,0 +1,167 @@
+//! Blobs: several chunks compressed together. Dedup wants small pieces, compression large ones; a blob is where they meet.
+//!
+//! Pure: chunks in, packed bytes out and back. Sealing and placing them is the pack's business.
+//! What was packed is unpacked and compared before anybody may store it: libraries and memory have failed before.
+
+use super::error::RepoError;
+use super::ids::ChunkId;
+
+/// Chunks are gathered until a blob holds this many plain bytes: a random read unpacks a whole blob, so this trades
+/// stored size against the latency of a mount (DESIGN, section 5).
+pub const BLOB_PLAIN_BYTES_TARGET: usize = 256 << 10;
+/// No blob holds more plain bytes: what reading one chunk can cost at most.
+pub const BLOB_PLAIN_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// zstd level of new blobs.
+const LEVEL: i32 = 3;
+
+/// How a blob's plain bytes were packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// As they are: compressing them gained nothing.
+    Stored,
+    /// One zstd frame.
+    Zstd,
+}
+
+impl Codec {
+    /// The byte that stands for it in a directory.
+    pub fn to_byte(self) -> u8 {
+        match self {
+            Codec::Stored => 0,
+            Codec::Zstd => 1,
+        }
+    }
+
+    /// The codec of a directory's byte.
+    pub fn from_byte(byte: u8) -> Option<Codec> {
+        match byte {
+            0 => Some(Codec::Stored),
+            1 => Some(Codec::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// A blob ready to be sealed.
+pub struct PackedBlob {
+    /// How `bytes` were packed.
+    pub codec: Codec,
+    /// The packed bytes.
+    pub bytes: Vec<u8>,
+    /// Length of the plain bytes.
+    pub plain_len: u32,
+    /// The chunks, in the order in which they follow each other in the plain bytes, with their lengths.
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+/// Gathers chunks and packs them; keeps its compression contexts and buffers from blob to blob.
+pub struct BlobPacker {
+    plain: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    unpacked: Vec<u8>,
+}
+
+impl Default for BlobPacker {
+    fn default() -> BlobPacker {
+        BlobPacker {
+            plain: Vec::with_capacity(BLOB_PLAIN_BYTES_TARGET + (64 << 10)),
+            chunks: Vec::new(),
+            compressor: zstd::bulk::Compressor::new(LEVEL).expect("the level is one that zstd has"),
+            decompressor: zstd::bulk::Decompressor::new().expect("a context without a dictionary"),
+            unpacked: Vec::new(),
+        }
+    }
+}
+
+impl BlobPacker {
+    /// Adds a chunk; gives the blob back once it is full.
+    ///
+    /// # Errors
+    /// [`RepoError::BlobNotReproduced`] if unpacking gave other bytes.
+    pub fn add(&mut self, id: ChunkId, chunk: &[u8]) -> Result<Option<PackedBlob>, RepoError> {
+        let len = u32::try_from(chunk.len()).expect("chunks are at most 1 MiB long");
+        self.plain.extend_from_slice(chunk);
+        self.chunks.push((id, len));
+        if self.plain.len() >= BLOB_PLAIN_BYTES_TARGET { self.take() } else { Ok(None) }
+    }
+
+    /// Packs what has been gathered; `None` if that is nothing.
+    ///
+    /// # Errors
+    /// [`RepoError::BlobNotReproduced`] if unpacking gave other bytes.
+    pub fn take(&mut self) -> Result<Option<PackedBlob>, RepoError> {
+        if self.chunks.is_empty() {
+            return Ok(None);
+        }
+        let packed = self.compressor.compress(&self.plain).expect("the bound of the output is reserved by the library");
+        let (codec, bytes) = if packed.len() < self.plain.len() {
+            self.verify(&packed)?;
+            (Codec::Zstd, packed)
+        } else {
+            (Codec::Stored, self.plain.clone())
+        };
+        let plain_len = u32::try_from(self.plain.len()).expect("a blob is at most 1 MiB and one chunk long");
+        self.plain.clear();
+        Ok(Some(PackedBlob { codec, bytes, plain_len, chunks: std::mem::take(&mut self.chunks) }))
+    }
+
+    fn verify(&mut self, packed: &[u8]) -> Result<(), RepoError> {
+        self.unpacked.resize(self.plain.len(), 0);
+        let same = self
+            .decompressor
+            .decompress_to_buffer(packed, self.unpacked.as_mut_slice())
+            .is_ok_and(|len| len == self.plain.len() && self.unpacked == self.plain);
+        if same { Ok(()) } else { Err(RepoError::BlobNotReproduced { plain_bytes: self.plain.len() }) }
+    }
+}
+
+/// Unpacks a blob to exactly `plain_len` bytes; says what it found instead.
+///
+/// # Errors
+/// What is wrong with the packed bytes.
+pub fn unpack(codec: Codec, packed: Vec<u8>, plain_len: u32) -> Result<Vec<u8>, String> {
+    let wanted = plain_len as usize; // at most BLOB_PLAIN_BYTES_MAX, checked by the directory
+    let plain = match codec {
+        Codec::Stored => packed,
+        Codec::Zstd => {
+            let mut plain = vec![0; wanted];
+            let len = zstd::bulk::decompress_to_buffer(&packed, plain.as_mut_slice()).map_err(|e| e.to_string())?;
+            plain.truncate(len);
+            plain
+        }
+    };
+    if plain.len() == wanted { Ok(plain) } else { Err(format!("{} plain bytes", plain.len())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_unpacks() {
+        let mut packer = BlobPacker::default();
+        let text = b"likeness ".repeat(3000);
+        let noise: Vec<u8> = (0u32..5000).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        for (content, codec) in [(text, Codec::Zstd), (noise, Codec::Stored)] {
+            assert!(packer.add(ChunkId([1; 32]), &content[..100]).unwrap().is_none());
+            assert!(packer.add(ChunkId([2; 32]), &content[100..]).unwrap().is_none());
+            let blob = packer.take().unwrap().unwrap();
+            assert_eq!(blob.codec, codec);
+            assert_eq!(blob.chunks, [(ChunkId([1; 32]), 100), (ChunkId([2; 32]), content.len() as u32 - 100)]);
+            assert_eq!(unpack(blob.codec, blob.bytes, blob.plain_len).unwrap(), content);
+        }
+        assert!(packer.take().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_full_blob_is_given_back_and_a_wrong_length_is_refused() {
+        let mut packer = BlobPacker::default();
+        let chunk = vec![7; BLOB_PLAIN_BYTES_TARGET];
+        let blob = packer.add(ChunkId([1; 32]), &chunk).unwrap().unwrap();
+        assert!(unpack(blob.codec, blob.bytes.clone(), blob.plain_len + 1).is_err());
+        assert!(unpack(blob.codec, blob.bytes.clone(), blob.plain_len - 1).is_err());
+        assert!(unpack(Codec::Stored, blob.bytes, blob.plain_len).is_err());
+    }
+}

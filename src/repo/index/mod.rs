@@ -1,0 +1,421 @@
+//! The index: a local SQLite cache that says which pack holds which chunk. The only room that knows SQLite.
+//!
+//! A cache and nothing more: it can be deleted at any time, and nothing it says is believed unproven. A chunk counts as
+//! present only if the pack's directory, whose checksum is verified on every load, lists its full id; packs count as
+//! present only once the store has listed them.
+//!
+//! Tables: `pack` has a row a pack with its directory; `chunk` maps the first half of an id to a pack's row; `segment`
+//! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction.
+//!
+//! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
+
+mod segment;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+pub use segment::{decode_segment, encode_segment};
+
+use super::error::RepoError;
+use super::ids::{ChunkId, PackId, RepoId};
+use super::pack::Directory;
+use super::pack::writer::FinishedPack;
+use super::seal::{HEADER_BYTES, Kind};
+
+/// Oldest SQLite without the bug that corrupts a database when its write-ahead log is reset (fixed in 3.51.3).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// Layout of the tables; another one is discarded and built anew.
+const SCHEMA: i64 = 1;
+/// SQLite's page cache: 16 MiB.
+const CACHE_KIB: i64 = 16 << 10;
+/// How long to wait for another process of this host that is writing to the same cache.
+const BUSY: Duration = Duration::from_secs(60);
+/// Bytes of an id that `chunk` keeps; the full id is compared in the directory.
+const KEY_BYTES: usize = 16;
+
+/// Where an index lies.
+#[derive(Clone, Debug)]
+pub enum IndexPlace {
+    /// In this folder, as `index.sqlite`.
+    Folder(PathBuf),
+    /// In memory, gone with the process.
+    Memory,
+}
+
+/// Row number of a pack in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PackRow(pub i64);
+
+/// What became of the cache when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was there and belongs to this repository.
+    Found,
+    /// There was none.
+    Created,
+    /// There was one that could not be used; it was discarded. Says why.
+    Discarded(String),
+}
+
+/// The index of one repository on this host.
+pub struct Index {
+    file: String,
+    connection: Mutex<Connection>,
+}
+
+impl Index {
+    /// Opens or creates the cache of `repository`. One that is damaged, of another repository or of another layout is
+    /// discarded: everything in it can be built anew.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], [`RepoError::IndexPlace`] on a network mount.
+    pub fn open(place: &IndexPlace, repository: RepoId) -> Result<(Index, Opened), RepoError> {
+        let IndexPlace::Folder(folder) = place else {
+            let file = "in memory".to_owned();
+            let connection = Connection::open_in_memory().map_err(sqlite(&file))?;
+            prepare(&connection, repository).map_err(sqlite(&file))?;
+            return Ok((Index { file, connection: Mutex::new(connection) }, Opened::Created));
+        };
+        let path = folder.join("index.sqlite");
+        let file = path.display().to_string();
+        let version = rusqlite::version_number();
+        if version < SQLITE_VERSION_MIN {
+            let reason = format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
+            return Err(RepoError::IndexPlace { file, reason });
+        }
+        let unusable = |error: std::io::Error| RepoError::IndexPlace { file: file.clone(), reason: error.to_string() };
+        std::fs::create_dir_all(folder).map_err(unusable)?;
+        if let Some(kind) = network_mount(folder) {
+            let reason = format!("it would lie on a network mount ({kind}), where SQLite's log does not work");
+            return Err(RepoError::IndexPlace { file, reason });
+        }
+        let existed = path.exists();
+        match connect(&path, repository) {
+            Ok(connection) => {
+                let opened = if existed { Opened::Found } else { Opened::Created };
+                Ok((Index { file, connection: Mutex::new(connection) }, opened))
+            }
+            Err(why) => {
+                for suffix in ["", "-wal", "-shm"] {
+                    let leftover = PathBuf::from(format!("{file}{suffix}"));
+                    match std::fs::remove_file(&leftover) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable(error)),
+                        _ => {}
+                    }
+                }
+                let connection = connect(&path, repository).map_err(|error| match error {
+                    Unusable::Sqlite(source) => RepoError::Index { file: file.clone(), source },
+                    Unusable::Foreign(reason) => RepoError::IndexPlace { file: file.clone(), reason },
+                })?;
+                let why = match why {
+                    Unusable::Sqlite(error) => error.to_string(),
+                    Unusable::Foreign(reason) => reason,
+                };
+                Ok((Index { file, connection: Mutex::new(connection) }, Opened::Discarded(why)))
+            }
+        }
+    }
+
+    /// Forgets everything; what follows is a rebuild.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn clear(&self) -> Result<(), RepoError> {
+        self.lock()
+            .execute_batch("BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM pack; DELETE FROM segment; COMMIT")
+            .map_err(sqlite(&self.file))
+    }
+
+    /// Adds durable packs and their chunks, in one transaction. Packs that are known are left as they are.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn add(&self, packs: &[(&FinishedPack, &Directory)]) -> Result<(), RepoError> {
+        self.add_packs(packs).map_err(sqlite(&self.file))
+    }
+
+    fn add_packs(&self, packs: &[(&FinishedPack, &Directory)]) -> rusqlite::Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut add_pack = transaction.prepare_cached(
+                "INSERT OR IGNORE INTO pack (id, kind, len, header, directory, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+            )?;
+            let mut add_chunk = transaction.prepare_cached("INSERT OR IGNORE INTO chunk (key, pack) VALUES (?, ?)")?;
+            for (pack, directory) in packs {
+                let added = add_pack.execute(params![
+                    pack.id.0.as_slice(),
+                    pack.kind as u8,
+                    i64::try_from(pack.len).unwrap_or(i64::MAX),
+                    pack.header.as_slice(),
+                    pack.directory,
+                    checksum(pack).as_slice(),
+                ])?;
+                if added == 0 {
+                    continue;
+                }
+                let row = transaction.last_insert_rowid();
+                // In key order the tree's pages are touched once each.
+                let mut keys: Vec<&[u8]> = directory.chunks().iter().map(|(id, _)| &id.0[..KEY_BYTES]).collect();
+                keys.sort_unstable();
+                for key in keys {
+                    add_chunk.execute(params![key, row])?;
+                }
+            }
+        }
+        transaction.commit()
+    }
+
+    /// The row of the pack that probably holds `id`; the pack's directory has the last word.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn find(&self, id: ChunkId) -> Result<Option<PackRow>, RepoError> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT pack FROM chunk WHERE key = ?").map_err(sqlite(&self.file))?;
+        let row = statement.query_row([&id.0[..KEY_BYTES]], |row| row.get(0)).optional();
+        Ok(row.map_err(sqlite(&self.file))?.map(PackRow))
+    }
+
+    /// What the index remembers of a pack; `None` if the row is gone or its checksum is wrong.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn load(&self, row: PackRow) -> Result<Option<FinishedPack>, RepoError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("SELECT id, kind, len, header, directory, checksum FROM pack WHERE row = ?")
+            .map_err(sqlite(&self.file))?;
+        let found = statement.query_row([row.0], |row| Ok(pack_from(row))).optional();
+        Ok(found.map_err(sqlite(&self.file))?.flatten())
+    }
+
+    /// Calls `each` with every pack of the index whose row is sound.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], and what `each` returns.
+    pub fn each_pack(&self, mut each: impl FnMut(FinishedPack) -> Result<(), RepoError>) -> Result<(), RepoError> {
+        let mut after = i64::MIN;
+        loop {
+            // One row at a time, so that the connection is free while `each` works.
+            let next = {
+                let connection = self.lock();
+                let mut statement = connection
+                    .prepare_cached("SELECT row FROM pack WHERE row > ? ORDER BY row LIMIT 1")
+                    .map_err(sqlite(&self.file))?;
+                statement.query_row([after], |row| row.get(0)).optional().map_err(sqlite(&self.file))?
+            };
+            let Some(row) = next else { return Ok(()) };
+            after = row;
+            if let Some(pack) = self.load(PackRow(row))? {
+                each(pack)?;
+            }
+        }
+    }
+
+    /// Ids and lengths of all packs in the index.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn pack_ids(&self) -> Result<Vec<(PackId, u64)>, RepoError> {
+        let connection = self.lock();
+        let list = || -> rusqlite::Result<Vec<(PackId, u64)>> {
+            let mut statement = connection.prepare_cached("SELECT id, len FROM pack")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?)))?;
+            rows.map(|row| row.map(|(id, len)| (PackId(id), u64::try_from(len).unwrap_or(0)))).collect()
+        };
+        list().map_err(sqlite(&self.file))
+    }
+
+    /// Whether the index segment `name` was read before.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn knows_segment(&self, name: &str) -> Result<bool, RepoError> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT 1 FROM segment WHERE name = ?").map_err(sqlite(&self.file))?;
+        statement.exists([name]).map_err(sqlite(&self.file))
+    }
+
+    /// Remembers that the index segment `name` was read, or written by us.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn remember_segment(&self, name: &str) -> Result<(), RepoError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("INSERT OR IGNORE INTO segment (name) VALUES (?)")
+            .map_err(sqlite(&self.file))?;
+        statement.execute([name]).map(|_| ()).map_err(sqlite(&self.file))
+    }
+
+    /// The file it lies in.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere cannot leave a transaction half done: it is rolled back when its guard is dropped.
+        self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+enum Unusable {
+    Sqlite(rusqlite::Error),
+    Foreign(String),
+}
+
+impl From<rusqlite::Error> for Unusable {
+    fn from(error: rusqlite::Error) -> Unusable {
+        Unusable::Sqlite(error)
+    }
+}
+
+fn connect(path: &Path, repository: RepoId) -> Result<Connection, Unusable> {
+    let connection = Connection::open(path)?;
+    prepare(&connection, repository)?;
+    let (schema, owner): (i64, Vec<u8>) =
+        connection.query_row("SELECT schema, repository FROM owner", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if schema != SCHEMA {
+        return Err(Unusable::Foreign(format!("its layout is {schema}, this version's is {SCHEMA}")));
+    }
+    if owner != repository.0 {
+        return Err(Unusable::Foreign("it belongs to another repository".to_owned()));
+    }
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection, repository: RepoId) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    // NORMAL is enough: after a power cut the newest rows may be missing, and rows are never a proof.
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA mmap_size = 0;
+         BEGIN IMMEDIATE;
+         CREATE TABLE IF NOT EXISTS owner (schema INTEGER NOT NULL, repository BLOB NOT NULL);
+         CREATE TABLE IF NOT EXISTS pack (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL,
+             len INTEGER NOT NULL, header BLOB NOT NULL, directory BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
+         CREATE TABLE IF NOT EXISTS chunk (key BLOB PRIMARY KEY, pack INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
+    ))?;
+    connection.execute(
+        "INSERT INTO owner SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
+        params![SCHEMA, repository.0.as_slice()],
+    )?;
+    connection.execute_batch("COMMIT")
+}
+
+fn checksum(pack: &FinishedPack) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&pack.id.0).update(&[pack.kind as u8]).update(&pack.len.to_le_bytes());
+    hasher.update(&pack.header).update(&pack.directory);
+    *hasher.finalize().as_bytes()
+}
+
+/// A pack's row, if its checksum is right.
+fn pack_from(row: &rusqlite::Row<'_>) -> Option<FinishedPack> {
+    let kind: u8 = row.get(1).ok()?;
+    let header: Vec<u8> = row.get(3).ok()?;
+    let pack = FinishedPack {
+        id: PackId(row.get(0).ok()?),
+        kind: [Kind::DataPack, Kind::MapPack].into_iter().find(|known| *known as u8 == kind)?,
+        len: u64::try_from(row.get::<_, i64>(2).ok()?).ok()?,
+        header: <[u8; HEADER_BYTES]>::try_from(header).ok()?,
+        directory: row.get(4).ok()?,
+    };
+    let stored: Vec<u8> = row.get(5).ok()?;
+    (stored == checksum(&pack)).then_some(pack)
+}
+
+fn sqlite(file: &str) -> impl Fn(rusqlite::Error) -> RepoError + '_ {
+    move |source| RepoError::Index { file: file.to_owned(), source }
+}
+
+/// The kind of network filesystem that `folder` lies on; `None` for a local one. Source: statfs(2), magic numbers.
+fn network_mount(folder: &Path) -> Option<&'static str> {
+    let magic = rustix::fs::statfs(folder).ok()?.f_type as u64 & 0xffff_ffff;
+    match magic {
+        0x6969 => Some("NFS"),
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
+        0x0102_1997 => Some("9P"),
+        0x00c3_6400 => Some("Ceph"),
+        0x5346_414f | 0x6b41_4653 => Some("AFS"),
+        0x0bd0_0bd0 => Some("Lustre"),
+        0x4750_4653 => Some("GPFS"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::blob::Codec;
+    use crate::repo::pack::directory::DirectoryBuilder;
+
+    fn pack(id: u8, chunks: &[u8]) -> (FinishedPack, Directory) {
+        let mut builder = DirectoryBuilder::default();
+        let chunks: Vec<(ChunkId, u32)> = chunks.iter().map(|byte| (ChunkId([*byte; 32]), 10)).collect();
+        builder.add(100, 10 * chunks.len() as u32, Codec::Zstd, &chunks);
+        let directory = builder.encode();
+        let decoded = Directory::decode(&directory, 1000).unwrap();
+        let header = [7; HEADER_BYTES];
+        (FinishedPack { id: PackId([id; 16]), kind: Kind::DataPack, len: 1000, header, directory }, decoded)
+    }
+
+    #[test]
+    fn what_was_added_is_found_again_by_a_later_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = IndexPlace::Folder(folder.path().to_owned());
+        let repository = RepoId([1; 16]);
+        let (index, opened) = Index::open(&place, repository).unwrap();
+        assert_eq!(opened, Opened::Created);
+        let ((a, a_dir), (b, b_dir)) = (pack(1, &[1, 2]), pack(2, &[2, 3]));
+        index.add(&[(&a, &a_dir), (&b, &b_dir)]).unwrap();
+        index.add(&[(&a, &a_dir)]).unwrap();
+        drop(index);
+        let (index, opened) = Index::open(&place, repository).unwrap();
+        assert_eq!(opened, Opened::Found);
+        let holder = |byte| index.find(ChunkId([byte; 32])).unwrap().map(|row| index.load(row).unwrap().unwrap().id);
+        assert_eq!(holder(1), Some(a.id));
+        assert_eq!(holder(3), Some(b.id));
+        assert_eq!(holder(4), None);
+        assert_eq!(index.pack_ids().unwrap().len(), 2);
+        index.clear().unwrap();
+        assert_eq!(index.find(ChunkId([1; 32])).unwrap(), None);
+    }
+
+    #[test]
+    fn a_cache_of_another_repository_or_with_torn_pages_is_discarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = IndexPlace::Folder(folder.path().to_owned());
+        let (index, _) = Index::open(&place, RepoId([1; 16])).unwrap();
+        let (a, a_dir) = pack(1, &[1]);
+        index.add(&[(&a, &a_dir)]).unwrap();
+        drop(index);
+        let (index, opened) = Index::open(&place, RepoId([2; 16])).unwrap();
+        assert!(matches!(opened, Opened::Discarded(why) if why.contains("another repository")));
+        assert_eq!(index.pack_ids().unwrap(), []);
+        drop(index);
+        let file = folder.path().join("index.sqlite");
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[..4096].fill(0x55);
+        std::fs::write(&file, bytes).unwrap();
+        let (_, opened) = Index::open(&place, RepoId([2; 16])).unwrap();
+        assert!(matches!(opened, Opened::Discarded(_)));
+    }
+
+    #[test]
+    fn a_row_whose_bytes_were_changed_is_no_answer() {
+        let (index, _) = Index::open(&IndexPlace::Memory, RepoId([1; 16])).unwrap();
+        let (a, a_dir) = pack(1, &[1]);
+        index.add(&[(&a, &a_dir)]).unwrap();
+        let row = index.find(ChunkId([1; 32])).unwrap().unwrap();
+        assert!(index.load(row).unwrap().is_some());
+        index.lock().execute("UPDATE pack SET len = len + 1", []).unwrap();
+        assert!(index.load(row).unwrap().is_none());
+    }
+}

@@ -1,0 +1,157 @@
+//! Key slots: each wraps the master secret for one passphrase or one key file.
+//!
+//! In here: what a slot looks like, how a secret opens it, key files. Not in here: what the master secret opens (`seal`),
+//! who asks for a passphrase (`cli`).
+//!
+//! A slot is a plain object of three lines (docs/FORMAT.md, "Key slots"): JSON parameters, hex commitment, hex wrapped
+//! secret. The wrapping key comes from HKDF-SHA-256 over the argon2id output or the key file's 32 bytes; a second output
+//! of it is the commitment, compared before GCM is asked. The associated data is the JSON line and the BLAKE3 of the
+//! repository's configuration, so that neither can be exchanged.
+
+pub mod file;
+mod slot;
+
+use std::ops::ControlFlow;
+
+pub use file::KeyFile;
+pub use slot::{KdfCost, SlotInfo, SlotKind};
+use zeroize::Zeroizing;
+
+use super::error::RepoError;
+use super::ids::{ObjectId, random};
+use super::seal::MasterSecret;
+use super::store::{ObjectName, ObjectStore};
+use super::text;
+use slot::Slot;
+
+/// Most slots a repository may have: each costs an attacker's guess nothing, and an opener one derivation.
+pub const SLOTS_MAX: usize = 16;
+const FOLDER: &str = "keys";
+
+/// What somebody who wants to open a repository has in hand.
+pub enum Secret {
+    /// A passphrase, as typed.
+    Passphrase(Zeroizing<String>),
+    /// The content of a key file.
+    KeyFile(KeyFile),
+}
+
+impl Secret {
+    /// What it is, for messages.
+    pub fn describe(&self) -> String {
+        match self {
+            Secret::Passphrase(_) => "the passphrase".to_owned(),
+            Secret::KeyFile(file) => format!("the key file {}", file.origin()),
+        }
+    }
+}
+
+/// Opens the first slot that `secret` fits: the master secret and the slot's id.
+///
+/// # Errors
+/// [`RepoError::WrongKey`] if it fits none; [`RepoError::Damaged`] if it fits none and a slot that it might have fitted
+/// is damaged.
+pub fn unlock(
+    store: &dyn ObjectStore,
+    config_hash: &[u8; 32],
+    secret: &Secret,
+) -> Result<(MasterSecret, ObjectId), RepoError> {
+    let mut damaged = None;
+    let mut tried = 0;
+    for name in names(store)? {
+        match load(store, &name) {
+            Ok(slot) if slot.fits(secret) => {
+                tried += 1;
+                if let Some(master) = slot.open(name.as_str(), secret, config_hash)? {
+                    return Ok((master, slot.id()));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => damaged = Some(error),
+        }
+    }
+    Err(damaged.unwrap_or_else(|| RepoError::WrongKey {
+        secret: secret.describe(),
+        slots: tried,
+        place: store.place(),
+    }))
+}
+
+/// Adds a slot that `secret` opens.
+///
+/// # Errors
+/// [`RepoError::Slot`] if there are [`SLOTS_MAX`] already; [`RepoError::Store`].
+pub fn add(
+    store: &dyn ObjectStore,
+    config_hash: &[u8; 32],
+    master: &MasterSecret,
+    secret: &Secret,
+    label: &str,
+    cost: KdfCost,
+) -> Result<ObjectId, RepoError> {
+    let id = ObjectId(random());
+    if names(store)?.len() >= SLOTS_MAX {
+        let reason = format!("a repository has at most {SLOTS_MAX} slots: remove one first");
+        return Err(RepoError::Slot { slot: id.to_string(), reason });
+    }
+    let slot = Slot::seal(id, secret, label, cost, master, config_hash);
+    store.put_exclusive(&object_name(id), &slot.encode())?;
+    Ok(id)
+}
+
+/// Removes a slot. Data already fetched by whoever had its secret stays readable to them.
+///
+/// # Errors
+/// [`RepoError::Slot`] if it is not there, or the last one.
+pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
+    let refuse = |reason: &str| Err(RepoError::Slot { slot: id.to_string(), reason: reason.to_owned() });
+    let names = names(store)?;
+    if !names.contains(&object_name(id)) {
+        return refuse("there is no such slot");
+    }
+    if names.len() == 1 {
+        return refuse("it is the last one: without it nobody can open the repository");
+    }
+    Ok(store.remove(&object_name(id))?)
+}
+
+/// What is known of each slot without opening it; a damaged one is an error in its place.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn list(store: &dyn ObjectStore) -> Result<Vec<(ObjectName, Result<SlotInfo, RepoError>)>, RepoError> {
+    let slots = names(store)?.into_iter().map(|name| {
+        let info = load(store, &name).map(|slot| slot.info().clone());
+        (name, info)
+    });
+    Ok(slots.collect())
+}
+
+/// The name of a slot's object.
+pub fn object_name(id: ObjectId) -> ObjectName {
+    ObjectName::new(&format!("{FOLDER}/{id}")).expect("hex digits make a good name")
+}
+
+fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
+    let mut names = Vec::new();
+    // One more than allowed is looked at, so that a stuffed folder is an error and not a long wait.
+    store.list(FOLDER, &mut |object| {
+        names.push(object.name);
+        if names.len() > SLOTS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if names.len() > SLOTS_MAX {
+        return Err(RepoError::Damaged {
+            object: FOLDER.to_owned(),
+            field: "number of slots",
+            at: 0,
+            expected: format!("at most {SLOTS_MAX}"),
+            found: "more".to_owned(),
+        });
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn load(store: &dyn ObjectStore, name: &ObjectName) -> Result<Slot, RepoError> {
+    Slot::decode(name, &store.read(name, text::TEXT_BYTES_MAX)?)
+}
