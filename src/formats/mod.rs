@@ -10,7 +10,7 @@ pub mod raw;
 pub mod sink;
 pub mod vmdk;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};

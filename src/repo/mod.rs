@@ -1,3 +1,363 @@
-//! Placeholder of the skeleton.
+//! The repository: deduplicated, encrypted, content-addressed; indexed by a cache that can be deleted at any time.
+//!
+//! In here: opening and creating one, finding and reading chunks, backups by name. Its rooms:
+//!
+//! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
+//! - [`blob`], [`pack`] chunks → stored objects · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
+//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other
+//!
+//! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
 
+pub mod backup_disk;
+pub mod blob;
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod index;
+pub mod intake;
+pub mod keys;
+pub mod manifest;
+pub mod map;
+pub mod name;
+pub mod object;
+pub mod pack;
+pub mod seal;
+pub mod session;
 pub mod store;
+pub mod sync;
+pub mod text;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+pub use backup_disk::BackupDisk;
+use config::Config;
+pub use error::RepoError;
+use ids::{BackupId, ChunkId, ObjectId, PackId, RepoId, random};
+use index::{Index, IndexPlace, PackRow};
+use keys::{KdfCost, Secret};
+use manifest::Manifest;
+use pack::reader::OpenPack;
+use pack::{ChunkPlace, directory};
+use seal::{ChunkKind, Keys, Kind, MasterSecret};
+use store::ObjectStore;
+
+use crate::chunker::Chunker;
+
+/// Plain bytes of unpacked blobs kept for further reads.
+const BLOB_CACHE_BYTES: u64 = 48 << 20;
+/// Bytes of open packs' directories kept for further look-ups.
+const PACK_CACHE_BYTES: u64 = 32 << 20;
+
+/// An open repository.
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    config: Config,
+    config_hash: [u8; 32],
+    keys: Keys,
+    master: MasterSecret,
+    slot: ObjectId,
+    index: Index,
+    index_opened: index::Opened,
+    packs: Cache<PackRow, Arc<OpenPack>, PackWeight>,
+    blobs: Cache<(PackRow, u32), Arc<Vec<u8>>, BlobWeight>,
+}
+
+#[derive(Clone)]
+struct PackWeight;
+
+impl quick_cache::Weighter<PackRow, Arc<OpenPack>> for PackWeight {
+    fn weight(&self, _: &PackRow, pack: &Arc<OpenPack>) -> u64 {
+        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<u32>();
+        let blob = size_of::<directory::BlobEntry>() + size_of::<u32>();
+        (pack.directory.chunks().len() * entry + pack.directory.blobs().len() * blob + 512) as u64
+    }
+}
+
+#[derive(Clone)]
+struct BlobWeight;
+
+impl quick_cache::Weighter<(PackRow, u32), Arc<Vec<u8>>> for BlobWeight {
+    fn weight(&self, _: &(PackRow, u32), blob: &Arc<Vec<u8>>) -> u64 {
+        blob.len() as u64 + 64
+    }
+}
+
+/// Where a chunk was found.
+pub struct FoundChunk {
+    /// The pack's row in the index.
+    pub row: PackRow,
+    /// The pack.
+    pub pack: Arc<OpenPack>,
+    /// The chunk's blob and range in it.
+    pub place: ChunkPlace,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store. The configuration is written last: before it, there is no repository.
+    ///
+    /// # Errors
+    /// [`RepoError::NotEmpty`], [`RepoError::Store`].
+    pub fn create(
+        store: Arc<dyn ObjectStore>,
+        secret: &Secret,
+        label: &str,
+        cost: KdfCost,
+        place: impl Fn(RepoId) -> IndexPlace,
+    ) -> Result<Repository, RepoError> {
+        refuse_unless_empty(store.as_ref())?;
+        let config = Config::create(RepoId(random()));
+        let bytes = config.encode();
+        let config_hash = *blake3::hash(&bytes).as_bytes();
+        let master = MasterSecret::generate();
+        let keys = Keys::derive(&master, config.repository);
+        let slot = keys::add(store.as_ref(), &config_hash, &master, secret, label, cost)?;
+        session::take_generation(store.as_ref(), &keys, 1, &host_name())?;
+        store.put_exclusive(&config::object_name(), &bytes)?;
+        let (index, opened) = Index::open(&place(config.repository), config.repository)?;
+        Ok(Repository::assemble(store, config, config_hash, keys, master, slot, index, opened))
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// [`RepoError::NoRepository`], [`RepoError::WrongKey`], [`RepoError::Damaged`], [`RepoError::Index`].
+    pub fn open(
+        store: Arc<dyn ObjectStore>,
+        secret: &Secret,
+        place: impl Fn(RepoId) -> IndexPlace,
+    ) -> Result<Repository, RepoError> {
+        let (config, config_hash) = Config::load(store.as_ref())?;
+        let (master, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
+        let keys = Keys::derive(&master, config.repository);
+        let (index, opened) = Index::open(&place(config.repository), config.repository)?;
+        Ok(Repository::assemble(store, config, config_hash, keys, master, slot, index, opened))
+    }
+
+    #[allow(clippy::too_many_arguments)] // one caller's parts, each of its own type
+    fn assemble(
+        store: Arc<dyn ObjectStore>,
+        config: Config,
+        config_hash: [u8; 32],
+        keys: Keys,
+        master: MasterSecret,
+        slot: ObjectId,
+        index: Index,
+        index_opened: index::Opened,
+    ) -> Repository {
+        Repository {
+            store,
+            config,
+            config_hash,
+            keys,
+            master,
+            slot,
+            index,
+            index_opened,
+            packs: Cache::with_weighter(64, PACK_CACHE_BYTES, PackWeight),
+            blobs: Cache::with_weighter(256, BLOB_CACHE_BYTES, BlobWeight),
+        }
+    }
+
+    /// Where its objects live.
+    pub fn store(&self) -> &dyn ObjectStore {
+        self.store.as_ref()
+    }
+
+    /// What was fixed when it was made.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Its index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// What became of the index cache when it was opened.
+    pub fn index_opened(&self) -> &index::Opened {
+        &self.index_opened
+    }
+
+    /// The key slot it was opened with.
+    pub fn slot(&self) -> ObjectId {
+        self.slot
+    }
+
+    /// A chunker with this repository's sizes and secret table.
+    pub fn chunker(&self) -> Chunker {
+        Chunker::new(self.config.chunks, self.keys.gear_table())
+    }
+
+    /// Adds a key slot for `secret`.
+    ///
+    /// # Errors
+    /// As [`keys::add`].
+    pub fn add_key(&self, secret: &Secret, label: &str, cost: KdfCost) -> Result<ObjectId, RepoError> {
+        keys::add(self.store(), &self.config_hash, &self.master, secret, label, cost)
+    }
+
+    /// Finds the chunk `id` by the index alone; `None` if the index does not know it.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], [`RepoError::Damaged`].
+    pub fn find_chunk(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
+        let Some(row) = self.index.find(id)? else { return Ok(None) };
+        let Some(pack) = self.open_pack(row)? else { return Ok(None) };
+        // The index keeps half an id; only the directory's full one counts.
+        Ok(pack.directory.find(id).map(|place| FoundChunk { row, pack, place }))
+    }
+
+    fn open_pack(&self, row: PackRow) -> Result<Option<Arc<OpenPack>>, RepoError> {
+        if let Some(pack) = self.packs.get(&row) {
+            return Ok(Some(pack));
+        }
+        let Some(record) = self.index.load(row)? else { return Ok(None) };
+        let pack = Arc::new(OpenPack::from_index(&self.keys, &record)?);
+        self.packs.insert(row, Arc::clone(&pack));
+        Ok(Some(pack))
+    }
+
+    /// Finds the chunk `id`; if the index does not know it, the index is brought up to date with the store first.
+    ///
+    /// # Errors
+    /// [`RepoError::MissingChunk`] naming `needed_by`; else as [`Repository::find_chunk`].
+    pub fn locate(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<FoundChunk, RepoError> {
+        if let Some(found) = self.find_chunk(id)? {
+            return Ok(found);
+        }
+        self.sync_index(&mut |_| {})?;
+        self.find_chunk(id)?.ok_or_else(|| RepoError::MissingChunk { id, needed_by: needed_by() })
+    }
+
+    /// The plain bytes of a blob, from the cache or the store; two threads that want the same one unpack it once.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`], [`RepoError::Store`].
+    pub fn blob(&self, found: &FoundChunk) -> Result<Arc<Vec<u8>>, RepoError> {
+        let number = found.place.blob;
+        self.blobs.get_or_insert_with(&(found.row, number), || {
+            found.pack.read_blob(self.store.as_ref(), &self.keys, number).map(Arc::new)
+        })
+    }
+
+    /// Reads one chunk.
+    ///
+    /// # Errors
+    /// As [`Repository::locate`] and [`Repository::blob`].
+    pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
+        let found = self.locate(id, needed_by)?;
+        let blob = self.blob(&found)?;
+        let from = found.place.at as usize;
+        Ok(blob[from..from + found.place.len as usize].to_vec())
+    }
+
+    /// The ids of all backups, in no order.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn backup_ids(&self) -> Result<Vec<BackupId>, RepoError> {
+        let mut ids = Vec::new();
+        self.store.list(manifest::FOLDER, &mut |object| {
+            ids.extend(object.name.last_part().parse::<BackupId>());
+            ControlFlow::Continue(())
+        })?;
+        Ok(ids)
+    }
+
+    /// Reads the manifest of a backup.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`], [`RepoError::Store`].
+    pub fn manifest(&self, id: BackupId) -> Result<Manifest, RepoError> {
+        let name = manifest::object_name(id);
+        let payload = object::get(self.store.as_ref(), &self.keys, Kind::Manifest, &name)?;
+        let manifest = Manifest::decode(name.as_str(), &payload)?;
+        if manifest.backup != id {
+            return Err(RepoError::Damaged {
+                object: name.to_string(),
+                field: "backup id",
+                at: 0,
+                expected: id.to_string(),
+                found: manifest.backup.to_string(),
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Reads every manifest, oldest first; one that cannot be read is handed to `unreadable` instead of ending it all.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`] if they cannot be listed.
+    pub fn manifests(&self, unreadable: &mut dyn FnMut(BackupId, RepoError)) -> Result<Vec<Manifest>, RepoError> {
+        let mut manifests = Vec::new();
+        for id in self.backup_ids()? {
+            match self.manifest(id) {
+                Ok(manifest) => manifests.push(manifest),
+                Err(error) => unreadable(id, error),
+            }
+        }
+        manifests.sort_by_key(|manifest| (manifest.instant, manifest.backup));
+        Ok(manifests)
+    }
+
+    /// The disk that a backup recorded.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] if its map is not one.
+    pub fn disk(self: &Arc<Self>, manifest: &Manifest, number: usize) -> Result<BackupDisk, RepoError> {
+        BackupDisk::open(Arc::clone(self), manifest, number)
+    }
+}
+
+fn refuse_unless_empty(store: &dyn ObjectStore) -> Result<(), RepoError> {
+    let mut found = None;
+    store.list("", &mut |object| {
+        found = Some(object.name.to_string());
+        ControlFlow::Break(())
+    })?;
+    store.foreign("", &mut |name| {
+        found.get_or_insert_with(|| name.to_owned());
+        ControlFlow::Break(())
+    })?;
+    match found {
+        Some(found) => Err(RepoError::NotEmpty { place: store.place(), found }),
+        None => Ok(()),
+    }
+}
+
+/// This host's name, for sessions and manifests.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The data or map chunk kind that a pack of this kind holds; `None` for objects that are no packs.
+pub fn chunk_kind_of(kind: Kind) -> Option<ChunkKind> {
+    match kind {
+        Kind::DataPack => Some(ChunkKind::Data),
+        Kind::MapPack => Some(ChunkKind::Map),
+        _ => None,
+    }
+}
+
+/// Ids and lengths of the packs that the store lists.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn listed_packs(store: &dyn ObjectStore) -> Result<std::collections::HashMap<PackId, u64>, RepoError> {
+    let mut packs = std::collections::HashMap::new();
+    store.list("packs", &mut |object| {
+        if let Some(id) = pack::id_of(&object.name) {
+            packs.insert(id, object.len);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(packs)
+}

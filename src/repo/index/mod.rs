@@ -83,7 +83,8 @@ impl Index {
         let file = path.display().to_string();
         let version = rusqlite::version_number();
         if version < SQLITE_VERSION_MIN {
-            let reason = format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
+            let reason =
+                format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
             return Err(RepoError::IndexPlace { file, reason });
         }
         let unusable = |error: std::io::Error| RepoError::IndexPlace { file: file.clone(), reason: error.to_string() };
@@ -248,9 +249,8 @@ impl Index {
     /// [`RepoError::Index`].
     pub fn remember_segment(&self, name: &str) -> Result<(), RepoError> {
         let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("INSERT OR IGNORE INTO segment (name) VALUES (?)")
-            .map_err(sqlite(&self.file))?;
+        let mut statement =
+            connection.prepare_cached("INSERT OR IGNORE INTO segment (name) VALUES (?)").map_err(sqlite(&self.file))?;
         statement.execute([name]).map(|_| ()).map_err(sqlite(&self.file))
     }
 

@@ -54,13 +54,14 @@ pub fn decode_segment(object: &str, payload: &[u8]) -> Result<Vec<FinishedPack>,
 fn raw_pack(input: &[u8]) -> nom::IResult<&[u8], Option<FinishedPack>> {
     let (rest, (id, kind, len, header, directory)) =
         (take(PackId::LEN), le_u8, le_u64, take(HEADER_BYTES), length_data(le_u32)).parse(input)?;
-    let pack = [Kind::DataPack, Kind::MapPack].into_iter().find(|known| *known as u8 == kind).map(|kind| FinishedPack {
-        id: PackId(id.try_into().expect("the parser took 16 bytes")),
-        kind,
-        len,
-        header: header.try_into().expect("the parser took 80 bytes"),
-        directory: directory.to_vec(),
-    });
+    let pack =
+        [Kind::DataPack, Kind::MapPack].into_iter().find(|known| *known as u8 == kind).map(|kind| FinishedPack {
+            id: PackId(id.try_into().expect("the parser took 16 bytes")),
+            kind,
+            len,
+            header: header.try_into().expect("the parser took 80 bytes"),
+            directory: directory.to_vec(),
+        });
     Ok((rest, pack))
 }
 

@@ -129,7 +129,11 @@ impl Slot {
         let (cipher, commitment) = wrapping_key(&info, secret).expect("our own parameters are in range");
         let mut wrapped = Zeroizing::new(master.0);
         let tag = cipher
-            .encrypt_inout_detached(&Nonce::from([0; 12]), &associated(&line, config_hash), wrapped[..].into())
+            .encrypt_inout_detached(
+                &Nonce::from([0; 12]),
+                &associated(&line, config_hash),
+                wrapped.as_mut_slice().into(),
+            )
             .expect("32 bytes are no limit");
         let mut bytes = [0; WRAPPED_BYTES];
         bytes[..32].copy_from_slice(wrapped.as_ref());
@@ -197,12 +201,7 @@ impl Slot {
     ///
     /// # Errors
     /// [`RepoError::Damaged`] if the secret is right and the slot, or the configuration it binds, is not.
-    pub fn open(
-        &self,
-        name: &str,
-        secret: &Secret,
-        config_hash: &[u8; 32],
-    ) -> Result<Option<MasterSecret>, RepoError> {
+    pub fn open(&self, name: &str, secret: &Secret, config_hash: &[u8; 32]) -> Result<Option<MasterSecret>, RepoError> {
         let damaged = |found: String| RepoError::Damaged {
             object: name.to_owned(),
             field: "slot",
@@ -219,7 +218,7 @@ impl Slot {
         let tag: [u8; 16] = self.wrapped[32..].try_into().expect("16 bytes after the first 32");
         let aad = associated(&self.line, config_hash);
         cipher
-            .decrypt_inout_detached(&Nonce::from([0; 12]), &aad, master[..].into(), &Tag::from(tag))
+            .decrypt_inout_detached(&Nonce::from([0; 12]), &aad, master.as_mut_slice().into(), &Tag::from(tag))
             .map_err(|_| RepoError::unauthentic(&format!("{name} or config"), "wrapped master secret", 0))?;
         Ok(Some(MasterSecret(*master)))
     }

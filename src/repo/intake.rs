@@ -1,0 +1,408 @@
+//! The way in: segments of bytes → chunks → blobs → packs → a committed manifest.
+//!
+//! Callers bring segments from any number of threads, each with a [`SegmentWriter`] of its own. Inside, pack writers seal
+//! and store; the queues between are bounded, so memory is too. One error stops everything, and is the one reported.
+//!
+//! Order of durability (docs/FORMAT.md, "Commit"): session → packs → index segment → look at the generation, prove the
+//! packs → manifest → look again → report. Everything before the manifest is garbage if we die; nothing after it is
+//! needed to restore.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::blob::{BlobPacker, PackedBlob};
+use super::error::RepoError;
+use super::ids::{BackupId, ChunkId, PackId};
+use super::manifest::{self, Manifest};
+use super::map::{ListEntry, push_entry};
+use super::pack::writer::{FinishedPack, PackWriter, Padding};
+use super::seal::{ChunkKind, Kind};
+use super::session::{self, Session};
+use super::{Repository, listed_packs, object};
+use crate::chunker::{Chunker, Piece, is_zero};
+
+/// Blobs waiting for a pack writer: each holds at most 1 MiB, 4 MiB in the usual case.
+const BLOBS_IN_FLIGHT: usize = 16;
+/// Pack writers for data: while one waits for the disk to have a pack durably, the other fills the next.
+const DATA_WRITERS: usize = 2;
+/// Directories are published as an index segment whenever so many bytes of them have gathered.
+const SEGMENT_BYTES_TARGET: usize = 8 << 20;
+/// Locks that the set of chunks in flight is divided over.
+const SHARDS: usize = 16;
+
+/// What has been taken in so far; counters only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Plain bytes of chunks that were new.
+    pub new: AtomicU64,
+    /// Plain bytes of chunks that the repository had, or had just been given.
+    pub deduplicated: AtomicU64,
+    /// Bytes added to the store.
+    pub stored: AtomicU64,
+    /// Packs added to the store.
+    pub packs: AtomicU64,
+}
+
+/// A backup being taken in.
+pub struct Intake<'r> {
+    repository: &'r Repository,
+    session: Session,
+    chunker: Chunker,
+    data: Sender<PackedBlob>,
+    map: Sender<PackedBlob>,
+    state: &'r State,
+}
+
+/// What writers and pack writers share.
+#[derive(Default)]
+pub struct State {
+    /// How much has been taken in.
+    pub counters: Counters,
+    /// Chunks that are on their way into the index.
+    in_flight: [Mutex<HashSet<ChunkId>>; SHARDS],
+    /// Packs that chunks were found in instead of being stored again.
+    relied_on: Mutex<HashSet<PackId>>,
+    /// Packs stored in this run.
+    added: Mutex<Vec<PackId>>,
+    /// Directories not yet published.
+    unpublished: Mutex<Vec<FinishedPack>>,
+    /// The first error of a pack writer.
+    failure: Mutex<Option<RepoError>>,
+}
+
+/// A new backup that is in the repository, durably.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its manifest, as stored.
+    pub manifest: Manifest,
+    /// Things that went wrong after it was safe.
+    pub warnings: Vec<String>,
+}
+
+/// Runs `body` with an intake; when it gives a manifest back, everything it refers to is made durable, then the manifest
+/// itself. `finish` sees the manifest last, with all counters final, before it is sealed.
+///
+/// # Errors
+/// The first error of any part; `body`'s own, converted. Nothing was committed then.
+pub fn run<E: From<RepoError>>(
+    repository: &Repository,
+    state: &State,
+    work: &str,
+    body: impl FnOnce(&Intake<'_>) -> Result<Manifest, E>,
+    finish: impl FnOnce(&mut Manifest),
+) -> Result<Committed, E> {
+    let host = super::host_name();
+    let session = session::begin(repository.store(), repository.keys(), &host, work)?;
+    let (data_tx, data_rx) = bounded(BLOBS_IN_FLIGHT);
+    let (map_tx, map_rx) = bounded(BLOBS_IN_FLIGHT);
+    let outcome = thread::scope(|scope| {
+        for _ in 0..DATA_WRITERS {
+            let blobs = data_rx.clone();
+            scope.spawn(move || write_packs(repository, state, Kind::DataPack, &blobs));
+        }
+        scope.spawn(move || write_packs(repository, state, Kind::MapPack, &map_rx));
+        drop(data_rx); // the writers own the last receivers: when they stop, senders notice
+        let chunker = repository.chunker();
+        let intake = Intake { repository, session: session.clone(), chunker, data: data_tx, map: map_tx, state };
+        body(&intake)
+        // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
+    });
+    // A failed pack writer is the cause; what `body` then met is its consequence.
+    if let Some(failure) = lock(&state.failure).take() {
+        return Err(abandon(repository, &session, failure.into()));
+    }
+    let mut manifest = match outcome {
+        Ok(manifest) => manifest,
+        Err(error) => return Err(abandon(repository, &session, error)),
+    };
+    let committed = commit(repository, state, &session, &mut manifest, finish);
+    if let Err(error) = committed {
+        return Err(abandon(repository, &session, error.into()));
+    }
+    let mut warnings = Vec::new();
+    if let Err(error) = session::end(repository.store(), &session) {
+        warnings.push(format!("the session object could not be removed: {error}"));
+    }
+    Ok(Committed { manifest, warnings })
+}
+
+/// The session goes, as far as the store lets us; the error that brought us here is the one that counts.
+fn abandon<E>(repository: &Repository, session: &Session, error: E) -> E {
+    let _ = session::end(repository.store(), session);
+    error
+}
+
+fn commit(
+    repository: &Repository,
+    state: &State,
+    session: &Session,
+    manifest: &mut Manifest,
+    finish: impl FnOnce(&mut Manifest),
+) -> Result<(), RepoError> {
+    publish(repository, state, 1)?;
+    manifest.session = session.session;
+    manifest.generation = prove_packs(repository, state)?;
+    manifest.finished = jiff::Timestamp::now();
+    finish(manifest);
+    let name = manifest::object_name(manifest.backup);
+    object::put(repository.store(), repository.keys(), Kind::Manifest, &name, &manifest.encode())?;
+    // A prune that began in between may not have seen the manifest: what it needs must still be there.
+    if session::newest_generation(repository.store())? != manifest.generation {
+        if let Err(error) = prove_packs(repository, state) {
+            let _ = repository.store().remove(&name); // never report a backup that cannot be restored
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Every pack that was added or relied on must be in the store's own listing. Gives the newest generation, looked up
+/// before the listing.
+fn prove_packs(repository: &Repository, state: &State) -> Result<u64, RepoError> {
+    let generation = session::newest_generation(repository.store())?;
+    let listed = listed_packs(repository.store())?;
+    let added = lock(&state.added);
+    let relied_on = lock(&state.relied_on);
+    let missing: Vec<PackId> =
+        added.iter().chain(relied_on.iter()).copied().filter(|id| !listed.contains_key(id)).collect();
+    match missing.first() {
+        Some(first) => Err(RepoError::PacksVanished { count: missing.len(), first: first.to_string() }),
+        None => Ok(generation),
+    }
+}
+
+/// Publishes the gathered directories if they have at least `min_bytes`.
+fn publish(repository: &Repository, state: &State, min_bytes: usize) -> Result<(), RepoError> {
+    let packs = {
+        let mut unpublished = lock(&state.unpublished);
+        let gathered: usize = unpublished.iter().map(|pack| pack.directory.len()).sum();
+        if gathered < min_bytes {
+            return Ok(());
+        }
+        std::mem::take(&mut *unpublished)
+    };
+    let bytes = repository.publish_segment(&packs)?;
+    state.counters.stored.fetch_add(bytes, Ordering::Relaxed);
+    Ok(())
+}
+
+/// A pack writer: fills packs from the queue until it closes. On an error it notes the first one and stops; its end of
+/// the queue goes, and with the last end the senders notice.
+fn write_packs(repository: &Repository, state: &State, kind: Kind, blobs: &Receiver<PackedBlob>) {
+    if let Err(error) = try_write_packs(repository, state, kind, blobs) {
+        lock(&state.failure).get_or_insert(error);
+        // Others may still wait to send: take what they bring until they, too, have seen the failure.
+        blobs.iter().for_each(drop);
+    }
+}
+
+fn try_write_packs(
+    repository: &Repository,
+    state: &State,
+    kind: Kind,
+    blobs: &Receiver<PackedBlob>,
+) -> Result<(), RepoError> {
+    let mut open: Option<PackWriter<'_>> = None;
+    for blob in blobs {
+        if let Some(full) = open.take_if(|pack| !pack.fits(&blob)) {
+            settle(repository, state, full.finish(Padding::Full)?)?;
+        }
+        let pack = match &mut open {
+            Some(pack) => pack,
+            none => none.insert(PackWriter::create(repository.store(), repository.keys(), kind)?),
+        };
+        pack.add(blob)?;
+    }
+    // The queue is closed. After a failure elsewhere nothing is committed, so an unfinished pack is not worth a write.
+    if let Some(last) = open.filter(|_| lock(&state.failure).is_none()) {
+        settle(repository, state, last.finish(Padding::SizeClass)?)?;
+    }
+    Ok(())
+}
+
+/// A pack is durable: put it in the index, forget its chunks' flight.
+fn settle(repository: &Repository, state: &State, pack: FinishedPack) -> Result<(), RepoError> {
+    state.counters.stored.fetch_add(pack.len, Ordering::Relaxed);
+    state.counters.packs.fetch_add(1, Ordering::Relaxed);
+    repository.add_to_index(std::slice::from_ref(&pack))?;
+    let directory = super::pack::Directory::decode(&pack.directory, pack.len).expect("we have just written it");
+    for (id, _) in directory.chunks() {
+        lock(state.shard(*id)).remove(id);
+    }
+    lock(&state.added).push(pack.id);
+    lock(&state.unpublished).push(pack);
+    publish(repository, state, SEGMENT_BYTES_TARGET)
+}
+
+impl State {
+    fn shard(&self, id: ChunkId) -> &Mutex<HashSet<ChunkId>> {
+        &self.in_flight[usize::from(id.0[0]) % SHARDS]
+    }
+
+    /// Whether some part has failed: work still going on is in vain.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.failure).is_some()
+    }
+}
+
+impl<'r> Intake<'r> {
+    /// A writer for one thread.
+    pub fn writer(&self) -> SegmentWriter<'_, 'r> {
+        SegmentWriter {
+            intake: self,
+            data: BlobPacker::default(),
+            map: BlobPacker::default(),
+            list: Vec::new(),
+            near: None,
+        }
+    }
+
+    /// A fresh id for the backup.
+    pub fn backup_id(&self) -> BackupId {
+        BackupId(super::ids::random())
+    }
+
+    /// The session it is written in.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+}
+
+/// Takes segments in, on one thread.
+pub struct SegmentWriter<'i, 'r> {
+    intake: &'i Intake<'r>,
+    data: BlobPacker,
+    map: BlobPacker,
+    list: Vec<u8>,
+    /// The pack that the last known chunk was found in: its neighbours probably come next.
+    near: Option<std::sync::Arc<super::pack::reader::OpenPack>>,
+}
+
+impl SegmentWriter<'_, '_> {
+    /// Takes in one segment; gives the id of its list, [`ChunkId::ZERO`] for zeros alone. `likely` are chunks that the
+    /// same place held before: those found there need no look-up.
+    ///
+    /// # Errors
+    /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
+    pub fn store_segment(&mut self, segment: &[u8], likely: &[ListEntry]) -> Result<ChunkId, RepoError> {
+        if is_zero(segment) {
+            return Ok(ChunkId::ZERO);
+        }
+        let likely: HashSet<ChunkId> = likely
+            .iter()
+            .filter_map(|entry| match entry {
+                ListEntry::Chunk(id, _) => Some(*id),
+                ListEntry::Zero(_) => None,
+            })
+            .collect();
+        let mut list = std::mem::take(&mut self.list);
+        list.clear();
+        let intake = self.intake;
+        intake.chunker.cut(segment, |piece| {
+            let entry = match piece {
+                Piece::Zero(range) => ListEntry::Zero(range.len() as u32), // a segment is 4 MiB
+                Piece::Chunk(range) => {
+                    let chunk = &segment[range];
+                    let id = intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
+                    self.store_chunk(ChunkKind::Data, id, chunk, &likely)?;
+                    ListEntry::Chunk(id, chunk.len() as u32)
+                }
+            };
+            push_entry(&mut list, entry);
+            Ok::<(), RepoError>(())
+        })?;
+        let id = self.store_map(&list)?;
+        self.list = list;
+        Ok(id)
+    }
+
+    /// Takes in a part of a map (a list, node or root); gives its id.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::store_segment`].
+    pub fn store_map(&mut self, bytes: &[u8]) -> Result<ChunkId, RepoError> {
+        let id = self.intake.repository.keys().chunk_id(ChunkKind::Map, bytes);
+        self.store_chunk(ChunkKind::Map, id, bytes, &HashSet::new())?;
+        Ok(id)
+    }
+
+    /// Hands over what has been gathered. Must be called at the end; what was not flushed is not stored.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::store_segment`].
+    pub fn flush(&mut self) -> Result<(), RepoError> {
+        if let Some(blob) = self.data.take()? {
+            self.send(ChunkKind::Data, blob)?;
+        }
+        if let Some(blob) = self.map.take()? {
+            self.send(ChunkKind::Map, blob)?;
+        }
+        Ok(())
+    }
+
+    fn store_chunk(
+        &mut self,
+        kind: ChunkKind,
+        id: ChunkId,
+        chunk: &[u8],
+        likely: &HashSet<ChunkId>,
+    ) -> Result<(), RepoError> {
+        let counters = &self.intake.state.counters;
+        if likely.contains(&id) || self.is_known(id)? {
+            if kind == ChunkKind::Data {
+                counters.deduplicated.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        let full = match kind {
+            ChunkKind::Data => {
+                counters.new.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                self.data.add(id, chunk)?
+            }
+            ChunkKind::Map => self.map.add(id, chunk)?,
+        };
+        full.map_or(Ok(()), |blob| self.send(kind, blob))
+    }
+
+    /// Whether the chunk is in the repository or on its way; if not, it is now on its way, and the caller must send it.
+    ///
+    /// The flight is entered before the index is asked: a pack that settles in between is then found in the index.
+    fn is_known(&mut self, id: ChunkId) -> Result<bool, RepoError> {
+        let state = self.intake.state;
+        if self.near.as_ref().is_some_and(|pack| pack.directory.find(id).is_some()) {
+            return Ok(true);
+        }
+        if !lock(state.shard(id)).insert(id) {
+            return Ok(true);
+        }
+        match self.intake.repository.find_chunk(id)? {
+            Some(found) => {
+                lock(state.shard(id)).remove(&id);
+                lock(&state.relied_on).insert(found.pack.id);
+                self.near = Some(found.pack);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn send(&self, kind: ChunkKind, blob: PackedBlob) -> Result<(), RepoError> {
+        if self.intake.state.has_failed() {
+            return Err(RepoError::GivenUp);
+        }
+        let queue = match kind {
+            ChunkKind::Data => &self.intake.data,
+            ChunkKind::Map => &self.intake.map,
+        };
+        queue.send(blob).map_err(|_| RepoError::GivenUp)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is consistent between any two statements; a panic elsewhere ends the run anyway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,186 @@
+//! Bringing the index up to date with the store: from index segments where there are any, from the packs' own
+//! directories where there are none. With an empty index this is the rebuild.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::error::RepoError;
+use super::ids::PackId;
+use super::index::{decode_segment, encode_segment};
+use super::pack::reader;
+use super::pack::{Directory, writer::FinishedPack};
+use super::seal::Kind;
+use super::store::{ObjectName, StoreError};
+use super::{Repository, listed_packs, object};
+
+/// Folder of index segments in the store.
+pub const FOLDER: &str = "index";
+
+/// What a synchronisation did.
+#[derive(Debug, Default)]
+pub struct SyncReport {
+    /// Packs in the index afterwards.
+    pub packs: usize,
+    /// Index segments read.
+    pub segments_read: usize,
+    /// Packs whose own directory had to be read because no segment lists them.
+    pub directories_read: usize,
+    /// Packs that the index knew and the store no longer has: the index was built anew, and what they held counts as
+    /// lost until it is seen again.
+    pub vanished: Vec<PackId>,
+    /// Index segments and packs that could not be read, and why. Their chunks are not in the index.
+    pub damaged: Vec<(String, RepoError)>,
+}
+
+/// How far a synchronisation is.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncProgress {
+    /// Packs done.
+    pub done: usize,
+    /// Packs to do.
+    pub total: usize,
+}
+
+impl Repository {
+    /// Adds what other hosts, or a run that died, have stored since; forgets what is gone.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`], [`RepoError::Index`]. Damaged objects are reported, not errors: they concern only some.
+    pub fn sync_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
+        let listed = listed_packs(self.store())?;
+        let mut report = SyncReport::default();
+        let mut known: HashSet<PackId> = HashSet::new();
+        for (id, len) in self.index.pack_ids()? {
+            if listed.get(&id) == Some(&len) {
+                known.insert(id);
+            } else {
+                report.vanished.push(id);
+            }
+        }
+        if !report.vanished.is_empty() {
+            self.index.clear()?;
+            self.packs.clear();
+            self.blobs.clear();
+            known.clear();
+        }
+        self.read_segments(&listed, &mut known, &mut report, progress)?;
+        let mut missing: Vec<PackId> = listed.keys().copied().filter(|id| !known.contains(id)).collect();
+        missing.sort();
+        for id in missing {
+            progress(SyncProgress { done: known.len(), total: listed.len() });
+            match reader::read_record(self.store(), &self.keys, id) {
+                Ok(pack) => {
+                    self.add_to_index(&[pack])?;
+                    known.insert(id);
+                    report.directories_read += 1;
+                }
+                Err(RepoError::Store(StoreError::NotFound { .. })) => {} // gone between listing and reading
+                Err(error) => report.damaged.push((super::pack::object_name(id).to_string(), error)),
+            }
+        }
+        report.packs = known.len();
+        Ok(report)
+    }
+
+    /// Forgets the whole index and builds it anew.
+    ///
+    /// # Errors
+    /// As [`Repository::sync_index`].
+    pub fn rebuild_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
+        self.index.clear()?;
+        self.packs.clear();
+        self.blobs.clear();
+        self.sync_index(progress)
+    }
+
+    fn read_segments(
+        &self,
+        listed: &std::collections::HashMap<PackId, u64>,
+        known: &mut HashSet<PackId>,
+        report: &mut SyncReport,
+        progress: &mut dyn FnMut(SyncProgress),
+    ) -> Result<(), RepoError> {
+        for name in self.segment_names()? {
+            if self.index.knows_segment(name.as_str())? {
+                continue;
+            }
+            progress(SyncProgress { done: known.len(), total: listed.len() });
+            let packs = match self.read_segment(&name) {
+                Ok(packs) => packs,
+                Err(RepoError::Store(StoreError::NotFound { .. })) => continue,
+                Err(error) => {
+                    report.damaged.push((name.to_string(), error));
+                    continue;
+                }
+            };
+            // Packs that the store does not list are no packs, whatever a segment says.
+            let present: Vec<FinishedPack> =
+                packs.into_iter().filter(|pack| listed.get(&pack.id) == Some(&pack.len)).collect();
+            self.add_to_index(&present)?;
+            known.extend(present.iter().map(|pack| pack.id));
+            self.index.remember_segment(name.as_str())?;
+            report.segments_read += 1;
+        }
+        Ok(())
+    }
+
+    /// The names of all index segments.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn segment_names(&self) -> Result<Vec<ObjectName>, RepoError> {
+        let mut names = Vec::new();
+        self.store.list(FOLDER, &mut |object| {
+            names.push(object.name);
+            ControlFlow::Continue(())
+        })?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads one index segment.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`], [`RepoError::Store`].
+    pub fn read_segment(&self, name: &ObjectName) -> Result<Vec<FinishedPack>, RepoError> {
+        let payload = object::get(self.store(), &self.keys, Kind::IndexSegment, name)?;
+        let packs = decode_segment(name.as_str(), &payload)?;
+        for pack in &packs {
+            decode(pack)?;
+        }
+        Ok(packs)
+    }
+
+    /// Publishes the directories of `packs` as an index segment.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`], [`RepoError::Index`].
+    pub(super) fn publish_segment(&self, packs: &[FinishedPack]) -> Result<u64, RepoError> {
+        let id = super::ids::ObjectId(super::ids::random());
+        let name = ObjectName::new(&format!("{FOLDER}/{id}")).expect("hex digits make a good name");
+        let bytes = object::encode(&self.keys, Kind::IndexSegment, &name, &encode_segment(packs));
+        self.store.put_exclusive(&name, &bytes)?;
+        self.index.remember_segment(name.as_str())?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Adds durable packs to the index.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], [`RepoError::Damaged`] for a directory that does not add up.
+    pub(super) fn add_to_index(&self, packs: &[FinishedPack]) -> Result<(), RepoError> {
+        let directories = packs.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let pairs: Vec<_> = packs.iter().zip(&directories).collect();
+        self.index.add(&pairs)
+    }
+}
+
+fn decode(pack: &FinishedPack) -> Result<Directory, RepoError> {
+    Directory::decode(&pack.directory, pack.len).map_err(|error| RepoError::Damaged {
+        object: super::pack::object_name(pack.id).to_string(),
+        field: "directory",
+        at: 0,
+        expected: "a directory that adds up".to_owned(),
+        found: error.to_string(),
+    })
+}
