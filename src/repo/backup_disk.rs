@@ -9,7 +9,8 @@ use super::ids::ChunkId;
 use super::manifest::Manifest;
 use super::map::{ListEntry, MapShape, decode_ids, decode_list};
 use super::{FoundChunk, Repository};
-use crate::chunker::SEGMENT_BYTES;
+use super::seal::ChunkKind;
+use crate::chunker::{SEGMENT_BYTES, is_zero};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::units::{ByteLen, GuestOffset};
 
@@ -148,6 +149,28 @@ impl BackupDisk {
             }
         }
         Ok(())
+    }
+
+    /// Whether `bytes`, all of segment `segment`, are what was recorded. Only the list is read: ids are compared.
+    ///
+    /// # Errors
+    /// As [`BackupDisk::node`].
+    pub fn holds(&self, segment: u64, bytes: &[u8]) -> Result<bool, RepoError> {
+        let list = self.list(segment)?;
+        let mut at = 0usize;
+        Ok(list.iter().all(|entry| {
+            let part = &bytes[at..at + entry.len() as usize];
+            at += part.len();
+            self.entry_is(*entry, part)
+        }))
+    }
+
+    /// Whether `bytes` are what the list entry `entry` stands for.
+    pub fn entry_is(&self, entry: ListEntry, bytes: &[u8]) -> bool {
+        match entry {
+            ListEntry::Zero(_) => is_zero(bytes),
+            ListEntry::Chunk(id, _) => self.repository.keys().chunk_id(ChunkKind::Data, bytes) == id,
+        }
     }
 
     /// Neighbouring chunks mostly lie in one blob: `current` keeps the last one at hand.

@@ -23,7 +23,7 @@ use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
 use super::session::{self, Session};
 use super::{Repository, listed_packs, object};
-use crate::chunker::{Chunker, Piece, is_zero};
+use crate::chunker::{Chunker, Piece};
 
 /// Blobs waiting for a pack writer: each holds at most 1 MiB, 4 MiB in the usual case.
 const BLOBS_IN_FLIGHT: usize = 16;
@@ -257,6 +257,7 @@ impl<'r> Intake<'r> {
             data: BlobPacker::default(),
             map: BlobPacker::default(),
             list: Vec::new(),
+            zeros: 0,
             near: None,
         }
     }
@@ -277,7 +278,10 @@ pub struct SegmentWriter<'i, 'r> {
     intake: &'i Intake<'r>,
     data: BlobPacker,
     map: BlobPacker,
+    /// The list being made, without the zeros at its end.
     list: Vec<u8>,
+    /// Zero bytes at its end so far.
+    zeros: u32,
     /// The pack that the last known chunk was found in: its neighbours probably come next.
     near: Option<std::sync::Arc<super::pack::reader::OpenPack>>,
 }
@@ -289,9 +293,15 @@ impl SegmentWriter<'_, '_> {
     /// # Errors
     /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
     pub fn store_segment(&mut self, segment: &[u8], likely: &[ListEntry]) -> Result<ChunkId, RepoError> {
-        if is_zero(segment) {
-            return Ok(ChunkId::ZERO);
-        }
+        self.append_bytes(segment, likely)?;
+        self.finish_list()
+    }
+
+    /// Cuts `bytes` and appends the pieces to the list being made.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::store_segment`].
+    pub fn append_bytes(&mut self, bytes: &[u8], likely: &[ListEntry]) -> Result<(), RepoError> {
         let likely: HashSet<ChunkId> = likely
             .iter()
             .filter_map(|entry| match entry {
@@ -299,24 +309,53 @@ impl SegmentWriter<'_, '_> {
                 ListEntry::Zero(_) => None,
             })
             .collect();
-        let mut list = std::mem::take(&mut self.list);
-        list.clear();
         let intake = self.intake;
-        intake.chunker.cut(segment, |piece| {
-            let entry = match piece {
-                Piece::Zero(range) => ListEntry::Zero(range.len() as u32), // a segment is 4 MiB
+        intake.chunker.cut(bytes, |piece| {
+            match piece {
+                Piece::Zero(range) => self.append_entry(ListEntry::Zero(range.len() as u32)), // ≤ a segment, 4 MiB
                 Piece::Chunk(range) => {
-                    let chunk = &segment[range];
+                    let chunk = &bytes[range];
                     let id = intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
                     self.store_chunk(ChunkKind::Data, id, chunk, &likely)?;
-                    ListEntry::Chunk(id, chunk.len() as u32)
+                    self.append_entry(ListEntry::Chunk(id, chunk.len() as u32));
                 }
-            };
-            push_entry(&mut list, entry);
-            Ok::<(), RepoError>(())
-        })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Appends an entry that the repository is known to hold to the list being made.
+    pub fn append_entry(&mut self, entry: ListEntry) {
+        // Neighbouring zero runs are one, so that equal bytes give equal lists however they came.
+        match entry {
+            ListEntry::Zero(len) => self.zeros += len,
+            ListEntry::Chunk(..) => {
+                self.flush_zeros();
+                push_entry(&mut self.list, entry);
+            }
+        }
+    }
+
+    fn flush_zeros(&mut self) {
+        if self.zeros > 0 {
+            push_entry(&mut self.list, ListEntry::Zero(std::mem::take(&mut self.zeros)));
+        }
+    }
+
+    /// Stores the list that was made; gives its id, [`ChunkId::ZERO`] for zeros alone.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::store_segment`].
+    pub fn finish_list(&mut self) -> Result<ChunkId, RepoError> {
+        if self.list.is_empty() {
+            self.zeros = 0;
+            return Ok(ChunkId::ZERO);
+        }
+        self.flush_zeros();
+        let list = std::mem::take(&mut self.list);
         let id = self.store_map(&list)?;
         self.list = list;
+        self.list.clear();
         Ok(id)
     }
 

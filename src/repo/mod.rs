@@ -18,6 +18,7 @@ pub mod intake;
 pub mod keys;
 pub mod manifest;
 pub mod map;
+pub mod map_builder;
 pub mod name;
 pub mod object;
 pub mod pack;

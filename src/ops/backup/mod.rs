@@ -1,0 +1,176 @@
+//! Backup: a machine's frozen view goes into the repository.
+//!
+//! In here: which level, which images, which earlier backup to build on, the manifest. Reading one disk is `disk`; which
+//! of its segments may have changed is `plan`.
+//!
+//! Half a machine is never a backup: if one disk fails, nothing is committed.
+
+mod disk;
+mod files;
+mod plan;
+mod source;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::error::OpsError;
+use super::event::{Control, Event};
+use crate::machine::level::SnapshotChoice;
+use crate::machine::{Machine, MachineIdentity, MachineKind};
+use crate::repo::intake::{self, Committed, Counters, State};
+use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
+use crate::repo::{RepoError, Repository};
+use plan::Earlier;
+use source::Source;
+
+/// What a backup is asked to do.
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    /// Which level of the machine.
+    pub level: SnapshotChoice,
+    /// Read everything, whatever earlier backups and redo logs say.
+    pub full_read: bool,
+}
+
+/// Takes a backup of `machine`.
+///
+/// # Errors
+/// [`OpsError`]; nothing was committed then. What was stored so far is found again by the next run.
+pub fn backup(
+    repository: &Arc<Repository>,
+    machine: &Machine,
+    options: &BackupOptions,
+    control: Control<'_>,
+) -> Result<Committed, OpsError> {
+    let began = Instant::now();
+    let mut warnings = machine.warnings.clone();
+    control.tell(Event::Step("opening the machine's images"));
+    let source = Source::open(machine, &options.level)?;
+    warnings.extend(source.warnings.iter().cloned());
+    control.tell(Event::Step("looking at the repository"));
+    let earlier = earlier_backups(repository, machine, options, &mut warnings)?;
+    warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
+
+    let state = State::default();
+    let committed = intake::run(
+        repository,
+        &state,
+        "backup",
+        |intake| {
+            let mut manifest = draft(machine, &source, &options.level, std::mem::take(&mut warnings));
+            manifest.backup = intake.backup_id();
+            for disk in &source.disks {
+                let context = disk::Context { intake, state: &state, control };
+                let outcome = disk::store(&context, disk, &earlier)?;
+                if outcome.parent.is_some() {
+                    manifest.parent = outcome.parent;
+                }
+                manifest.warnings.extend(outcome.warnings);
+                manifest.disks.push(outcome.record);
+            }
+            manifest.files = files::store(intake, machine, control)?;
+            // The last look at the source: what changed while it was read is not a frozen view.
+            source.guard.verify()?;
+            if control.interrupted() {
+                return Err(OpsError::Interrupted);
+            }
+            control.tell(Event::Step("making it durable"));
+            Ok(manifest)
+        },
+        |manifest| manifest.statistics = total(manifest, &state.counters, began),
+    )?;
+    committed.warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
+    Ok(committed)
+}
+
+/// The machine's earlier backups, newest first; none if packs have vanished, as what they say is then not to be built on.
+fn earlier_backups(
+    repository: &Arc<Repository>,
+    machine: &Machine,
+    options: &BackupOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Earlier, OpsError> {
+    let sync = repository.sync_index(&mut |_| {})?;
+    warnings.extend(sync.damaged.iter().map(|(object, error)| format!("{object} is damaged and not used: {error}")));
+    if !sync.vanished.is_empty() {
+        warnings.push(format!(
+            "{} packs have vanished from the repository; everything is read, and what they held is stored again",
+            sync.vanished.len()
+        ));
+        return Ok(Earlier::none(repository));
+    }
+    let identity = identity_text(&machine.identity);
+    let mut unreadable = Vec::new();
+    let mut manifests = repository.manifests(&mut |id, error| unreadable.push((id, error)))?;
+    for (id, error) in unreadable {
+        warnings.push(format!("the manifest of backup {id} cannot be read and is not built on: {error}"));
+    }
+    manifests.retain(|manifest| manifest.identity == identity);
+    manifests.reverse();
+    Ok(Earlier::new(repository, manifests, options.full_read))
+}
+
+fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: Vec<String>) -> Manifest {
+    let now = jiff::Timestamp::now();
+    Manifest {
+        version: MANIFEST_VERSION,
+        backup: crate::repo::ids::BackupId([0; 16]),
+        machine: machine.name.clone(),
+        identity: identity_text(&machine.identity),
+        machine_kind: kind_text(machine.kind).to_owned(),
+        instant: now,
+        finished: now,
+        consistency: Consistency::Crash,
+        capture: Capture {
+            way: "offline".to_owned(),
+            level: match (&source.snapshot, level) {
+                (Some(snapshot), _) => snapshot.name.clone(),
+                (None, SnapshotChoice::Base) => "base".to_owned(),
+                (None, _) => "current".to_owned(),
+            },
+            snapshot_taken: source
+                .snapshot
+                .as_ref()
+                .and_then(|snapshot| snapshot.taken_us)
+                .and_then(|us| jiff::Timestamp::from_microsecond(us).ok()),
+        },
+        disks: Vec::new(),
+        files: Vec::new(),
+        parent: None,
+        statistics: Statistics::default(),
+        warnings,
+        host: crate::repo::host_name(),
+        made_by: format!("abbild {}", env!("CARGO_PKG_VERSION")),
+        session: crate::repo::ids::ObjectId([0; 16]),
+        generation: 0,
+    }
+}
+
+fn total(manifest: &Manifest, counters: &Counters, began: Instant) -> Statistics {
+    let mut total = Statistics::default();
+    manifest.disks.iter().for_each(|disk| total.add(&disk.statistics));
+    // Only the whole run knows these for sure: packs hold the chunks of all disks, and the files' too.
+    total.new = counters.new.load(Ordering::Relaxed);
+    total.deduplicated = counters.deduplicated.load(Ordering::Relaxed);
+    total.stored = counters.stored.load(Ordering::Relaxed);
+    total.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    total
+}
+
+/// An identity as manifests hold it.
+pub fn identity_text(identity: &MachineIdentity) -> String {
+    match identity {
+        MachineIdentity::BiosUuid(uuid) => format!("bios_uuid:{uuid}"),
+        MachineIdentity::Name(name) => format!("name:{name}"),
+    }
+}
+
+fn kind_text(kind: MachineKind) -> &'static str {
+    match kind {
+        MachineKind::Vmware => "vmware",
+        MachineKind::Image => "image",
+        MachineKind::BlockDevice => "block_device",
+        MachineKind::ImageFolder => "image_folder",
+    }
+}
