@@ -12,10 +12,17 @@
 //!   not yet durable. So an error means "unknown": go on under another name, or look again later. Nothing that became
 //!   visible is taken back, because another host may have relied on it already.
 
+pub mod conformance;
 pub mod directory;
+pub mod faulty;
 pub mod fs;
 mod handles;
 mod name;
+
+#[cfg(test)]
+mod campaign;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::ops::ControlFlow;
