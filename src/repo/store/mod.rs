@@ -29,7 +29,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 pub use directory::DirectoryStore;
-pub use name::ObjectName;
+pub use name::{NAME_BYTES_MAX, ObjectName};
 
 /// Named objects, written once.
 pub trait ObjectStore: Send + Sync {
