@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::faulty::MemFs;
 use super::fs::{DirEntry, FileKind, Fs, RealFs, Stat};
 use super::handles::Handles;
 use super::{Cleaned, ListedObject, ObjectName, ObjectStore, ObjectWriter, StoreError};
@@ -54,6 +55,13 @@ impl DirectoryStore<RealFs> {
     /// [`StoreError::Io`], [`StoreError::NoSpace`].
     pub fn create(root: &Path) -> Result<Self, StoreError> {
         Self::create_on(RealFs, &absolute(root)?)
+    }
+}
+
+impl DirectoryStore<MemFs> {
+    /// A store in memory, for tests: the same code on a filesystem that is gone with the process.
+    pub fn in_memory() -> Self {
+        Self::create_on(MemFs::new(), Path::new("/memory")).expect("without planned faults memory takes a folder")
     }
 }
 
@@ -474,7 +482,8 @@ fn io_error(root: &Path, name: &str, action: &'static str, source: io::Error) ->
     }
 }
 
-/// Creates the root with its missing parents and makes each new entry durable.
+/// Creates the root with its missing parents and makes the whole path durable. All of it, not only what was missing: an
+/// earlier try may have died between the making of a folder and the flush of its parent. (The fault campaign found it.)
 fn make_root<F: Fs>(fs: &F, root: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     for path in root.ancestors() {
@@ -484,17 +493,15 @@ fn make_root<F: Fs>(fs: &F, root: &Path) -> io::Result<()> {
             Err(e) => return Err(e),
         }
     }
-    // The root itself is flushed into its parent even if it is there: its maker may have died before.
     for path in missing.iter().rev() {
         match fs.mkdir(path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome?,
         }
     }
-    missing.iter().rev().filter_map(|path| path.parent()).try_for_each(|parent| fs.sync_dir(parent))?;
-    match root.parent().map(|parent| fs.sync_dir(parent)) {
-        // A root that an administrator made for us in a folder we may not read is theirs to have made durable.
-        Some(Err(e)) if missing.is_empty() && e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        outcome => outcome.unwrap_or(Ok(())),
-    }
+    root.ancestors().skip(1).try_for_each(|parent| match fs.sync_dir(parent) {
+        // A folder that we may not read is not one that an earlier try of ours made.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        outcome => outcome,
+    })
 }

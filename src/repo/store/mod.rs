@@ -12,17 +12,24 @@
 //!   not yet durable. So an error means "unknown": go on under another name, or look again later. Nothing that became
 //!   visible is taken back, because another host may have relied on it already.
 
+pub mod conformance;
 pub mod directory;
+pub mod faulty;
 pub mod fs;
 mod handles;
 mod name;
+
+#[cfg(test)]
+mod campaign;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 pub use directory::DirectoryStore;
-pub use name::ObjectName;
+pub use name::{NAME_BYTES_MAX, ObjectName};
 
 /// Named objects, written once.
 pub trait ObjectStore: Send + Sync {
