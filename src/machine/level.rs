@@ -148,7 +148,10 @@ mod tests {
     use super::*;
     use crate::machine::{MachineDisk, MachineIdentity, MachineKind};
 
-    fn machine(snapshots: &[(u64, &str, &[(&str, &str)])]) -> Machine {
+    /// Slots and the images frozen there.
+    type Frozen<'t> = &'t [(&'t str, &'t str)];
+
+    fn machine(snapshots: &[(u64, &str, Frozen<'_>)]) -> Machine {
         let disk = |slot: &str, image: &str| MachineDisk { slot: slot.to_owned(), image: image.into() };
         Machine {
             name: "web1".to_owned(),
@@ -172,8 +175,8 @@ mod tests {
         }
     }
 
-    const A: &[(&str, &str)] = &[("scsi0:0", "/vm/a.vmdk")];
-    const A1_B: &[(&str, &str)] = &[("scsi0:0", "/vm/a-1.vmdk"), ("scsi0:1", "/vm/b.vmdk")];
+    const A: Frozen<'_> = &[("scsi0:0", "/vm/a.vmdk")];
+    const A1_B: Frozen<'_> = &[("scsi0:0", "/vm/a-1.vmdk"), ("scsi0:1", "/vm/b.vmdk")];
 
     #[test]
     fn choices_are_words() {
