@@ -10,7 +10,8 @@ pub mod raw;
 pub mod sink;
 pub mod vmdk;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,25 @@ impl Image {
     /// Size of the guest's disk.
     pub fn size(&self) -> ByteLen {
         self.disk().size()
+    }
+}
+
+impl FileState {
+    /// What the file at `path` is now, symbolic links followed.
+    ///
+    /// # Errors
+    /// What the system says if there is no such file.
+    pub fn of_path(path: &Path) -> std::io::Result<FileState> {
+        let metadata = std::fs::metadata(path)?;
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Ok(FileState {
+            path: path.to_path_buf(),
+            len: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }
 

@@ -3,8 +3,19 @@
 //! In here: reading VMware folders, `.vmx` and `.vmsd`, bare images, folders of images; identity that survives a move.
 //! Not in here: what is inside an image (`formats`), whether it may be read now (`capture`), the repository.
 
-use std::path::PathBuf;
+mod dictionary;
+mod error;
+mod folder;
+mod images;
+pub mod level;
+mod vmsd;
+mod vmware;
+mod vmx;
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+pub use error::MachineError;
 use serde::{Deserialize, Serialize};
 
 /// A virtual machine as its files describe it.
@@ -76,4 +87,69 @@ pub struct MachineSnapshot {
     pub taken_us: Option<i64>,
     /// The image that this snapshot froze, for each disk it covers: slot and path.
     pub frozen: Vec<(String, PathBuf)>,
+}
+
+/// Reads the machine that a path means: a VMware folder, a `.vmx`, an image file, a block device, or a folder of images.
+///
+/// Nothing is opened for writing, no disk is opened at all.
+///
+/// # Errors
+/// [`MachineError::SeveralMachines`] with the choices if the path means more than one; else what is wrong with which file.
+pub fn read(path: &Path) -> Result<Machine, MachineError> {
+    let file_type = path.metadata().map_err(MachineError::io(path))?.file_type();
+    if file_type.is_block_device() {
+        // Not its canonical name: `/dev/disk/by-id/…` still means the same device tomorrow, `/dev/sdb` does not.
+        return images::block_device(path);
+    }
+    let path = path.canonicalize().map_err(MachineError::io(path))?;
+    if file_type.is_dir() {
+        in_folder(&path)
+    } else if !file_type.is_file() {
+        Err(MachineError::Unsupported {
+            path,
+            feature: "a machine that is neither file, folder nor block device".into(),
+        })
+    } else if is_definition(&path) {
+        vmware::read(&path)
+    } else {
+        images::single(&path)
+    }
+}
+
+/// The one machine of a folder: its definition, its images, or those of the only subfolder that has any.
+fn in_folder(folder: &Path) -> Result<Machine, MachineError> {
+    let entries = folder::entries(folder)?;
+    match definitions(&entries).as_slice() {
+        [] => {}
+        [one] => return vmware::read(one),
+        several => return Err(several_machines(folder, several.to_vec())),
+    }
+    if let Some(machine) = images::folder(folder, &entries)? {
+        return Ok(machine);
+    }
+    // A folder above machines, such as a datastore. Folders that cannot be listed hold no machine for us.
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_dir())) {
+        found.extend(folder::entries(&entry.path).map(|inside| definitions(&inside)).unwrap_or_default());
+    }
+    match found.as_slice() {
+        [] => Err(MachineError::NoMachine { folder: folder.to_path_buf() }),
+        [one] => vmware::read(one),
+        _ => Err(several_machines(folder, found)),
+    }
+}
+
+/// The definitions among a folder's files.
+fn definitions(entries: &[folder::Entry]) -> Vec<PathBuf> {
+    let definitions = entries.iter().filter(|entry| is_definition(&entry.path));
+    definitions.filter(|e| e.metadata().is_some_and(|metadata| metadata.is_file())).map(|e| e.path.clone()).collect()
+}
+
+/// `.vmtx` is the definition of a template: the same syntax and keys.
+fn is_definition(path: &Path) -> bool {
+    matches!(folder::extension(path).as_str(), "vmx" | "vmtx")
+}
+
+fn several_machines(folder: &Path, found: Vec<PathBuf>) -> MachineError {
+    MachineError::SeveralMachines { folder: folder.to_path_buf(), found }
 }

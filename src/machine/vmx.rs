@@ -1,0 +1,381 @@
+//! `.vmx`, VMware's definition of a machine: which disks it has, what it is called, which files belong to it.
+//!
+//! In here: what the keys mean. Not in here: the syntax (`dictionary`), the neighbours in the folder (`vmware`), what is
+//! inside a disk. This room reads no directory and opens no disk; it only asks whether a disk file exists.
+//!
+//! File names in a definition are untrusted: disks keep them as paths (the open policy of `formats` decides later
+//! whether they may be opened).
+//!
+//! Source: VMware KB 1006614 on the files of a machine; virt-v2v `parse_vmx.ml`.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use super::dictionary::Dictionary;
+use super::error::{MachineError, shown};
+use super::{MachineDisk, MachineIdentity};
+
+/// Most disks; vSphere allows 256 on four paravirtual controllers.
+pub(super) const DISKS_MAX: u64 = 1024;
+/// Longest name shown; VMware allows 80 characters.
+const NAME_CHARS_MAX: usize = 255;
+
+/// What a `.vmx` says.
+pub(super) struct Vmx {
+    pub(super) name: String,
+    pub(super) identity: MachineIdentity,
+    pub(super) disks: Vec<MachineDisk>,
+    /// `nvram`, as it stands there.
+    pub(super) nvram: Option<String>,
+    /// `extendedConfigFile`, as it stands there.
+    pub(super) vmxf: Option<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Where a disk hangs; the order of the fields is the order of a machine's disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot {
+    bus: &'static str,
+    controller: u16,
+    unit: u16,
+}
+
+/// The controllers that carry disks; floppies have keys of another shape.
+const BUSES: [&str; 4] = ["ide", "nvme", "sata", "scsi"];
+
+/// Takes a machine out of its definition; `folder` is where relative file names begin.
+pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineError> {
+    let stem = vmx.file().file_stem().unwrap_or_default().to_string_lossy();
+    let name = vmx.text("displayname").map(printable).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| printable(&stem));
+    if let Some(key) = vmx.keys().filter(|key| says_encrypted(key)).min() {
+        return Err(MachineError::Encrypted { file: vmx.file().to_path_buf(), name, key: key.to_owned() });
+    }
+
+    let identity = match vmx.text("uuid.bios").and_then(normal_uuid) {
+        Some(uuid) => MachineIdentity::BiosUuid(uuid),
+        None => MachineIdentity::Name(name.clone()),
+    };
+    let mut disks = Vec::new();
+    let mut warnings = Vec::new();
+    if let Some(uuid) = vmx.text("uuid.bios").filter(|uuid| normal_uuid(uuid).is_none()) {
+        warnings.push(format!("uuid.bios is no UUID ({}): the machine is known by its name", shown(uuid)));
+    }
+    for (slot, prefix) in slots(vmx)? {
+        match attached(vmx, &prefix, folder)? {
+            Attached::Disk { image, remark } => {
+                warnings.extend(remark.map(|remark| format!("{slot}: {remark}")));
+                disks.push(MachineDisk { slot, image });
+            }
+            Attached::Skipped(reason) => warnings.push(format!("{slot}: skipped: {reason}")),
+            Attached::Nothing => {}
+        }
+    }
+    if disks.is_empty() {
+        return Err(MachineError::NoDisk { file: vmx.file().to_path_buf(), skipped: warnings });
+    }
+    let nvram = vmx.exact("nvram")?.map(str::to_owned);
+    let vmxf = vmx.exact("extendedconfigfile")?.map(str::to_owned);
+    Ok(Vmx { name, identity, disks, nvram, vmxf, warnings })
+}
+
+/// What hangs at a slot.
+enum Attached {
+    Disk { image: PathBuf, remark: Option<String> },
+    Skipped(String),
+    Nothing,
+}
+
+fn attached(vmx: &Dictionary, prefix: &str, folder: &Path) -> Result<Attached, MachineError> {
+    let key = |name: &str| format!("{prefix}.{name}");
+    let shown_file = vmx.text(&key("filename")).map(str::trim).filter(|name| !name.is_empty());
+    if !vmx.is_true(&key("present")) {
+        // A slot that was emptied leaves its file name behind; the file may matter to someone.
+        let leftover = shown_file.filter(|name| lower_extension(name) == "vmdk");
+        return Ok(leftover.map_or(Attached::Nothing, |name| {
+            Attached::Skipped(format!("{} is named there but not connected (present is not TRUE)", shown(name)))
+        }));
+    }
+    let kind = vmx.text(&key("devicetype")).unwrap_or("disk").to_ascii_lowercase();
+    if kind.contains("cdrom") {
+        return Ok(Attached::Skipped(format!("a CD-ROM drive ({kind})")));
+    }
+    if kind.contains("raw") || kind.contains("passthru") {
+        return Ok(Attached::Skipped(format!("a raw device ({kind}): its content is in no file of the machine")));
+    }
+    let Some(file) = shown_file else {
+        return Ok(Attached::Skipped("no fileName".to_owned()));
+    };
+    if lower_extension(file) == "iso" {
+        return Ok(Attached::Skipped(format!("{} is a CD image", shown(file))));
+    }
+    let exact = vmx.exact(&key("filename"))?.unwrap_or(file).trim();
+    let (image, moved) = locate(folder, exact);
+    let mode = vmx.text(&key("mode")).unwrap_or_default().to_ascii_lowercase();
+    let independent = mode.starts_with("independent").then(|| {
+        format!(
+            "its mode is {}: no snapshot covers it, so only a backup of the machine powered off has it",
+            shown(&mode)
+        )
+    });
+    Ok(Attached::Disk { image, remark: moved.or(independent) })
+}
+
+/// Every slot that any key names, with its name and the prefix of its keys.
+fn slots(vmx: &Dictionary) -> Result<Vec<(String, String)>, MachineError> {
+    let mut found: BTreeMap<Slot, String> = BTreeMap::new();
+    for key in vmx.keys() {
+        let Some((prefix, _)) = key.split_once('.') else { continue };
+        if let Some(slot) = parse_slot(prefix) {
+            found.insert(slot, prefix.to_owned());
+        }
+    }
+    if found.len() as u64 > DISKS_MAX {
+        return Err(MachineError::TooMuch {
+            path: vmx.file().to_path_buf(),
+            what: "disks",
+            max: DISKS_MAX,
+            found: found.len() as u64,
+        });
+    }
+    Ok(found.into_values().map(|prefix| (prefix.clone(), prefix)).collect())
+}
+
+/// `scsi0:1` → its parts; a number that is not written the one usual way (`scsi0:01`) is no slot.
+fn parse_slot(prefix: &str) -> Option<Slot> {
+    let bus = *BUSES.iter().find(|bus| prefix.starts_with(**bus))?;
+    let (controller, unit) = prefix.strip_prefix(bus)?.split_once(':')?;
+    let number = |text: &str| text.parse::<u16>().ok().filter(|number| number.to_string() == text);
+    Some(Slot { bus, controller: number(controller)?, unit: number(unit)? })
+}
+
+/// Where a disk file that a definition names lies, and a remark if that is not where it says.
+///
+/// A folder that was copied from its host keeps absolute names of that host (`/vmfs/volumes/…`, `C:\VMs\…`). If nothing is
+/// at such a place and a file of that name lies in the folder, that one is meant.
+pub(super) fn locate(folder: &Path, name: &str) -> (PathBuf, Option<String>) {
+    let named = join(folder, name);
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    if last == name || matches!(last, "" | "." | "..") || named.exists() {
+        return (named, None);
+    }
+    let neighbour = folder.join(last);
+    if !neighbour.exists() {
+        return (named, None);
+    }
+    let remark = format!("{} is not there; {} in the machine's folder is used instead", shown(name), shown(last));
+    (neighbour, Some(remark))
+}
+
+/// The folder with a name under it; `.` parts go, so that equal places have equal paths, and `..` stays for the policy.
+fn join(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name).components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// A name for people, tables and file names: control characters out, cut to [`NAME_CHARS_MAX`].
+pub(super) fn printable(name: &str) -> String {
+    let plain: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    plain.trim().chars().take(NAME_CHARS_MAX).collect()
+}
+
+/// `56 4d 1f 3a 77 20 4c 01-9d 5e 0a 6b 2c 44 81 f0` → lower-case hex in groups of 8-4-4-4-12.
+fn normal_uuid(text: &str) -> Option<String> {
+    let mut digits = String::with_capacity(32);
+    for character in text.trim().chars().filter(|c| !matches!(c, ' ' | '-')) {
+        if !character.is_ascii_hexdigit() || digits.len() == 32 {
+            return None;
+        }
+        digits.push(character.to_ascii_lowercase());
+    }
+    // All zeros is what a definition has that was never powered on: it would make many machines one.
+    if digits.len() != 32 || digits.bytes().all(|digit| digit == b'0') {
+        return None;
+    }
+    let group = |from: usize, to: usize| digits.get(from..to);
+    Some([group(0, 8)?, group(8, 12)?, group(12, 16)?, group(16, 20)?, group(20, 32)?].join("-"))
+}
+
+fn says_encrypted(key: &str) -> bool {
+    key.starts_with("encryption.") || key.starts_with("vmx.encryption")
+}
+
+fn lower_extension(name: &str) -> String {
+    name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vmx, MachineError> {
+        let dictionary = Dictionary::parse(Path::new("/nowhere/web1.vmx"), text.as_bytes())?;
+        machine(&dictionary, Path::new("/nowhere"))
+    }
+
+    /// A definition with one sound disk and more lines.
+    fn with(lines: &str) -> String {
+        format!("scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"web1.vmdk\"\n{lines}")
+    }
+
+    #[track_caller]
+    fn disks(lines: &str, expected: &[(&str, &str)], warnings: &[&str]) {
+        let vmx = read(lines).unwrap();
+        let found: Vec<_> = vmx.disks.iter().map(|d| (d.slot.as_str(), d.image.to_str().unwrap())).collect();
+        assert_eq!(found, expected, "{lines}");
+        assert_eq!(vmx.warnings, warnings, "{lines}");
+    }
+
+    #[test]
+    fn which_disks() {
+        let base = ("scsi0:0", "/nowhere/web1.vmdk");
+        disks(&with(""), &[base], &[]);
+        disks(&with("scsi0:0.deviceType = \"scsi-hardDisk\"\nscsi0:0.mode = \"persistent\""), &[base], &[]);
+        disks("IDE0:0.Present = \"true\"\nide0:0.FILENAME = \"./a.vmdk\"", &[("ide0:0", "/nowhere/a.vmdk")], &[]);
+        // Order: by bus, controller, unit as numbers.
+        disks(
+            &with(concat!(
+                "scsi0:10.present=\"TRUE\"\nscsi0:10.fileName=\"k.vmdk\"\n",
+                "scsi0:2.present=\"TRUE\"\nscsi0:2.fileName=\"c.vmdk\"\n",
+                "nvme0:0.present=\"TRUE\"\nnvme0:0.fileName=\"n.vmdk\"\n",
+                "sata1:0.present=\"TRUE\"\nsata1:0.fileName=\"s.vmdk\"\n"
+            )),
+            &[
+                ("nvme0:0", "/nowhere/n.vmdk"),
+                ("sata1:0", "/nowhere/s.vmdk"),
+                base,
+                ("scsi0:2", "/nowhere/c.vmdk"),
+                ("scsi0:10", "/nowhere/k.vmdk"),
+            ],
+            &[],
+        );
+        // The last of two equal keys.
+        disks(&with("SCSI0:0.fileName = \"new.vmdk\""), &[("scsi0:0", "/nowhere/new.vmdk")], &[]);
+    }
+
+    #[test]
+    fn what_is_skipped_and_why() {
+        let base = ("scsi0:0", "/nowhere/web1.vmdk");
+        let second = |lines: &str| with(&format!("scsi0:1.present = \"TRUE\"\n{lines}"));
+        disks(
+            &second("scsi0:1.fileName = \"x.iso\"\nscsi0:1.deviceType = \"cdrom-image\""),
+            &[base],
+            &["scsi0:1: skipped: a CD-ROM drive (cdrom-image)"],
+        );
+        disks(
+            &second("scsi0:1.fileName = \"auto detect\"\nscsi0:1.deviceType = \"atapi-cdrom\""),
+            &[base],
+            &["scsi0:1: skipped: a CD-ROM drive (atapi-cdrom)"],
+        );
+        disks(&second("scsi0:1.fileName = \"X.ISO\""), &[base], &["scsi0:1: skipped: \"X.ISO\" is a CD image"]);
+        disks(&second(""), &[base], &["scsi0:1: skipped: no fileName"]);
+        disks(
+            &second("scsi0:1.fileName = \"r.vmdk\"\nscsi0:1.deviceType = \"rawDisk\""),
+            &[base],
+            &["scsi0:1: skipped: a raw device (rawdisk): its content is in no file of the machine"],
+        );
+        disks(
+            &with("scsi0:1.present = \"FALSE\"\nscsi0:1.fileName = \"old.vmdk\""),
+            &[base],
+            &["scsi0:1: skipped: \"old.vmdk\" is named there but not connected (present is not TRUE)"],
+        );
+        disks(
+            &with("scsi0:1.present = \"FALSE\"\nscsi0.present = \"TRUE\"\nscsi0:01.present = \"TRUE\""),
+            &[base],
+            &[],
+        );
+        disks(
+            &second("scsi0:1.fileName = \"swap.vmdk\"\nscsi0:1.mode = \"independent-persistent\""),
+            &[base, ("scsi0:1", "/nowhere/swap.vmdk")],
+            &[
+                "scsi0:1: its mode is \"independent-persistent\": no snapshot covers it, so only a backup of the machine \
+               powered off has it",
+            ],
+        );
+    }
+
+    #[test]
+    fn hostile_paths_stay_paths() {
+        // The open policy of `formats` refuses them; here they must neither be opened nor made harmless in silence.
+        let image = |name: &str| ("scsi0:0", name.to_owned());
+        for (name, path) in [
+            ("../../etc/shadow", "/nowhere/../../etc/shadow"),
+            ("/etc/shadow", "/etc/shadow"),
+            ("/dev/sda", "/dev/sda"),
+            (r"C:\VMs\web1.vmdk", r"/nowhere/C:\VMs\web1.vmdk"),
+            ("..", "/nowhere/.."),
+        ] {
+            let vmx = read(&format!("scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"{name}\"")).unwrap();
+            assert_eq!((vmx.disks[0].slot.as_str(), vmx.disks[0].image.display().to_string()), image(path));
+        }
+    }
+
+    #[test]
+    fn absolute_names_of_another_host_mean_the_neighbour() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("web1.vmdk"), "").unwrap();
+        let neighbour = folder.path().join("web1.vmdk");
+        for name in ["/vmfs/volumes/5f3a/web1/web1.vmdk", r"C:\VMs\web1.vmdk", r"..\web1\web1.vmdk"] {
+            let (path, remark) = locate(folder.path(), name);
+            assert_eq!(path, neighbour, "{name}");
+            assert!(remark.unwrap().contains("is used instead"), "{name}");
+        }
+        assert_eq!(locate(folder.path(), "./web1.vmdk"), (neighbour.clone(), None));
+        assert_eq!(locate(folder.path(), neighbour.to_str().unwrap()), (neighbour, None));
+        assert_eq!(locate(folder.path(), "/vmfs/none.vmdk"), (PathBuf::from("/vmfs/none.vmdk"), None));
+    }
+
+    #[test]
+    fn identity() {
+        let uuid = |text: &str| normal_uuid(text);
+        let normal = Some("564d1f3a-7720-4c01-9d5e-0a6b2c4481f0".to_owned());
+        assert_eq!(uuid("56 4d 1f 3a 77 20 4c 01-9d 5e 0a 6b 2c 44 81 f0"), normal);
+        assert_eq!(uuid("564D1F3A-7720-4C01-9D5E-0A6B2C4481F0"), normal);
+        assert_eq!(uuid(" 564d1f3a77204c019d5e0a6b2c4481f0 "), normal);
+        for wrong in ["", "56 4d", "564d1f3a77204c019d5e0a6b2c4481f", "564d1f3a77204c019d5e0a6b2c4481f00", "ü"] {
+            assert_eq!(uuid(wrong), None, "{wrong}");
+        }
+        assert_eq!(uuid("00 00 00 00 00 00 00 00-00 00 00 00 00 00 00 00"), None);
+
+        let vmx = read(&with("displayName = \"Shop\"\nuuid.bios = \"?\"")).unwrap();
+        assert_eq!(vmx.identity, MachineIdentity::Name("Shop".to_owned()));
+        assert_eq!(vmx.warnings, ["uuid.bios is no UUID (\"?\"): the machine is known by its name"]);
+    }
+
+    #[test]
+    fn names_are_printable() {
+        for (line, name) in [
+            ("", "web1"),
+            ("displayName = \"\"", "web1"),
+            ("displayName = \"Shop |22A|22\"", "Shop \"A\""),
+            ("displayName = \"|1B[31mred|0A\"", "[31mred"),
+        ] {
+            assert_eq!(read(&with(line)).unwrap().name, name);
+        }
+        assert_eq!(read(&with(&format!("displayName = \"{}\"", "n".repeat(300)))).unwrap().name.len(), 255);
+    }
+
+    #[track_caller]
+    fn refused(text: &str, message: &str) {
+        let Err(error) = read(text) else { panic!("was accepted: {text}") };
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn hostile_definitions_are_refused() {
+        refused("", "/nowhere/web1.vmx has no disk to back up");
+        refused(
+            "ide1:0.present = \"TRUE\"\nide1:0.deviceType = \"cdrom-raw\"",
+            "/nowhere/web1.vmx has no disk to back up: ide1:0: skipped: a CD-ROM drive (cdrom-raw)",
+        );
+        refused(
+            &with("displayName = \"Vault\"\nencryption.keySafe = \"vmware:key/list/(pair…)\"\nencryption.data = \"x\""),
+            "/nowhere/web1.vmx: the machine Vault is encrypted (encryption.data): encrypted machines are not supported",
+        );
+        refused(
+            ".encoding = \"GBK\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"中.vmdk\"",
+            "/nowhere/web1.vmx: scsi0:0.filename: expected a name in UTF-8, US-ASCII or windows-1252, found \"中.vmdk\"",
+        );
+        let many: String = (0..1025).map(|unit| format!("scsi0:{unit}.present = \"TRUE\"\n")).collect();
+        refused(&many, "/nowhere/web1.vmx: disks: expected at most 1024, found 1025");
+    }
+}
