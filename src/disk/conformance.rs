@@ -46,7 +46,10 @@ fn refusals(disk: &dyn Disk, size: u64) {
     disk.read_at(GuestOffset(size), &mut []).expect("an empty read at the end is fine");
     for (at, len) in [(size, 1), (size.saturating_sub(1), 2), (u64::MAX, 1), (u64::MAX - 3, 8)] {
         let outcome = disk.read_at(GuestOffset(at), &mut vec![0; len]);
-        assert!(matches!(outcome, Err(DiskError::PastEnd { .. })), "read of {len} at {at} must be refused: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(DiskError::PastEnd { .. })),
+            "read of {len} at {at} must be refused: {outcome:?}"
+        );
     }
     for at in [size, u64::MAX] {
         let outcome = disk.extent_at(GuestOffset(at));

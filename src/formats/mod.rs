@@ -5,6 +5,9 @@
 //!
 //! Not in here: the repository, machines and their definition files, who wants the disk. `formats` knows no repository.
 
+pub(crate) mod detect;
+pub mod file;
+pub mod inspect;
 pub mod policy;
 pub mod raw;
 pub mod sink;
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::disk::stack::Stack;
 use crate::units::{ByteLen, FileOffset};
+pub use inspect::{Inspection, inspect};
 pub use policy::OpenPolicy;
 
 /// Deepest chain of redo logs we follow; VMware itself stops at 32.
@@ -143,6 +147,32 @@ pub enum ImageError {
         /// Cycle or depth, with the names or numbers.
         what: String,
     },
+}
+
+/// Opens an image and its whole chain. Nothing of a chain that is damaged, incomplete or not allowed is returned.
+///
+/// # Errors
+/// The first fault from the top; [`inspect`] shows all that can be known.
+pub fn open(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
+    let (layers, faults) = open_layers(path, policy);
+    match faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(Image { layers }),
+    }
+}
+
+/// The layers that could be opened, and what is wrong; without faults the chain is complete.
+fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>) {
+    let top = policy.open_top(path).and_then(|file| Ok((detect::detect(&file)?, file)));
+    let opened = match top {
+        Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
+        Ok((detect::Format::Raw, file)) => raw::image::open(file),
+        Err(fault) => Err(fault),
+    };
+    match opened {
+        Ok(layer) => (vec![layer], Vec::new()),
+        Err(fault) => (Vec::new(), vec![fault]),
+    }
 }
 
 impl Image {
