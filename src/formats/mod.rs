@@ -5,12 +5,14 @@
 //!
 //! Not in here: the repository, machines and their definition files, who wants the disk. `formats` knows no repository.
 
+pub(crate) mod detect;
+pub mod file;
+pub mod inspect;
 pub mod policy;
 pub mod raw;
 pub mod sink;
 pub mod vmdk;
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::disk::stack::Stack;
 use crate::units::{ByteLen, FileOffset};
+pub use inspect::{Inspection, inspect};
 pub use policy::OpenPolicy;
 
 /// Deepest chain of redo logs we follow; VMware itself stops at 32.
@@ -146,6 +149,32 @@ pub enum ImageError {
     },
 }
 
+/// Opens an image and its whole chain. Nothing of a chain that is damaged, incomplete or not allowed is returned.
+///
+/// # Errors
+/// The first fault from the top; [`inspect`] shows all that can be known.
+pub fn open(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
+    let (layers, faults) = open_layers(path, policy);
+    match faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(Image { layers }),
+    }
+}
+
+/// The layers that could be opened, and what is wrong; without faults the chain is complete.
+fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>) {
+    let top = policy.open_top(path).and_then(|file| Ok((detect::detect(&file)?, file)));
+    let opened = match top {
+        Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
+        Ok((detect::Format::Raw, file)) => raw::image::open(file),
+        Err(fault) => Err(fault),
+    };
+    match opened {
+        Ok(layer) => (vec![layer], Vec::new()),
+        Err(fault) => (Vec::new(), vec![fault]),
+    }
+}
+
 impl Image {
     /// The guest's view: all layers together.
     pub fn disk(&self) -> Stack {
@@ -161,25 +190,6 @@ impl Image {
     /// Size of the guest's disk.
     pub fn size(&self) -> ByteLen {
         self.disk().size()
-    }
-}
-
-impl FileState {
-    /// What the file at `path` is now, symbolic links followed.
-    ///
-    /// # Errors
-    /// What the system says if there is no such file.
-    pub fn of_path(path: &Path) -> std::io::Result<FileState> {
-        let metadata = std::fs::metadata(path)?;
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-        Ok(FileState {
-            path: path.to_path_buf(),
-            len: metadata.len(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-        })
     }
 }
 

@@ -1,1 +1,3 @@
-//! Raw.
+//! Raw images: the guest's bytes as they are, in a file or on a block device.
+
+pub mod image;

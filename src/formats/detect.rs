@@ -1,0 +1,126 @@
+//! Which format a file is in, by its content and never by its name. The name only ever forbids: a file called
+//! `.vmdk` without a sign of VMDK is refused, because reading it as raw would back up garbage.
+
+use super::ImageError;
+use super::file::ImageFile;
+use super::vmdk::{cowd, descriptor, sesparse, sparse};
+use crate::units::FileOffset;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Raw,
+    Vmdk,
+}
+
+/// Bytes looked at from the beginning: a descriptor may have padding before its first line.
+const HEAD_BYTES: u64 = 4096;
+/// Magics of formats that are known and not read: offset, bytes, name.
+const KNOWN: [(usize, &[u8], &str); 8] = [
+    (0, b"QFI\xfb", "the qcow2 format"),
+    (0, b"vhdxfile", "the VHDX format"),
+    (0, b"conectix", "the VHD format"),
+    (64, b"\x7f\x10\xda\xbe", "the VDI format"),
+    (0, b"QED\0", "the QED format"),
+    (0, b"WithoutFreeSpace", "the Parallels format"),
+    (0, b"WithouFreSpacExt", "the Parallels format"),
+    (0, b"ENCRYPTED VMDK", "an encrypted VMDK"),
+];
+/// Names that promise a format with a magic.
+const NAMES_WITH_MAGIC: [&str; 12] =
+    ["vmdk", "vhd", "avhd", "vhdx", "avhdx", "qcow2", "qcow", "vdi", "qed", "hdd", "ova", "ovf"];
+
+/// Looks at the beginning and the end of `file`.
+pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
+    let head = file.read_vec("image header", FileOffset(0), file.len().min(HEAD_BYTES))?;
+    if head.starts_with(sparse::header::MAGIC) || descriptor::is_descriptor(&head) {
+        return Ok(Format::Vmdk);
+    }
+    for (magic, name) in [(&cowd::MAGIC[..], "COWD"), (&sesparse::MAGIC[..], "seSparse")] {
+        if head.starts_with(magic) {
+            let feature = format!("a {name} extent without its descriptor (open the .vmdk that names it; alone, it)");
+            return Err(file.unsupported(feature));
+        }
+    }
+    for (at, magic, name) in KNOWN {
+        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+            return Err(file.unsupported(name));
+        }
+    }
+    // A fixed VHD has nothing at its beginning; old writers left a byte off its footer.
+    for footer_bytes in [512, 511] {
+        if let Some(at) = file.len().checked_sub(footer_bytes)
+            && file.read_vec("last sector", FileOffset(at), 8)? == b"conectix"
+        {
+            return Err(file.unsupported("the VHD format"));
+        }
+    }
+    refuse_promising_name(file, &head)?;
+    Ok(Format::Raw)
+}
+
+fn refuse_promising_name(file: &ImageFile, head: &[u8]) -> Result<(), ImageError> {
+    let extension = file.path().extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let Some(extension) = extension.filter(|extension| NAMES_WITH_MAGIC.contains(&extension.as_str())) else {
+        return Ok(());
+    };
+    if file.is_device() {
+        return Ok(()); // a volume may be called anything
+    }
+    let is_flat = file.path().to_string_lossy().to_ascii_lowercase().ends_with("-flat.vmdk");
+    let expected = match is_flat {
+        true => "a VMDK header (a -flat.vmdk is opened through the .vmdk that names it)".to_string(),
+        false => format!("a header of the format that its name .{extension} promises"),
+    };
+    let found = format!("{:02x?}", head.get(..8).unwrap_or(head));
+    Err(file.corrupt("image header", FileOffset(0), expected, found).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[track_caller]
+    fn check(name: &str, content: &[u8], expected: Result<Format, &str>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let outcome = detect(&ImageFile::new(&path, File::open(&path).unwrap()).unwrap());
+        match (outcome, expected) {
+            (Ok(format), Ok(expected)) => assert_eq!(format, expected, "{name}"),
+            (Err(err), Err(said)) => assert!(err.to_string().contains(said), "{name}: {err}"),
+            (outcome, _) => panic!("{name}: {outcome:?}"),
+        }
+    }
+
+    fn sectors(head: &[u8], at: usize, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count * 512];
+        bytes[at..at + head.len()].copy_from_slice(head);
+        bytes
+    }
+
+    #[test]
+    fn content_decides_and_names_only_forbid() {
+        check("a.img", &[], Ok(Format::Raw));
+        check("a.img", &[0; 700], Ok(Format::Raw));
+        check("a", &sectors(b"KDMV", 0, 1), Ok(Format::Vmdk));
+        check("a.img", b"\n# Disk DescriptorFile", Ok(Format::Vmdk));
+        check("a.img", &sectors(b"QFI\xfb", 0, 2), Err("the qcow2 format is not supported"));
+        check("a.img", &sectors(b"QFI\xfb", 1, 2), Ok(Format::Raw));
+        check("a.img", &sectors(b"vhdxfile", 0, 1), Err("the VHDX format"));
+        check("a.img", &sectors(b"conectix", 0, 9), Err("the VHD format"));
+        check("a.img", &sectors(b"conectix", 512 * 8, 9), Err("the VHD format"));
+        check("a.img", &sectors(b"conectix", 1, 1), Err("the VHD format")); // a footer of 511 bytes
+        check("a.img", &sectors(b"conectix", 512 * 7, 9), Ok(Format::Raw));
+        check("a.img", &sectors(b"\x7f\x10\xda\xbe", 64, 1), Err("the VDI format"));
+        check("a.img", &sectors(b"QED\0", 0, 1), Err("the QED format"));
+        check("a.img", &sectors(b"WithoutFreeSpace", 0, 1), Err("the Parallels format"));
+        check("a.vmdk", &sectors(b"COWD", 0, 4), Err("a COWD extent without its descriptor"));
+        check("a.vmdk", &sectors(sesparse::MAGIC, 0, 1), Err("a seSparse extent without its descriptor"));
+        for name in ["a.vmdk", "a.VMDK", "a.vhd", "a.vhdx", "a.qcow2", "a.vdi"] {
+            check(name, &[0; 512], Err("image header at offset 0x0: expected a header of the format that its name"));
+        }
+        check("a-flat.vmdk", &[0; 512], Err("opened through the .vmdk that names it"));
+    }
+}
