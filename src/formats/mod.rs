@@ -143,6 +143,9 @@ pub enum ImageError {
         /// Cycle or depth, with the names or numbers.
         what: String,
     },
+    /// A disk could not be written.
+    #[error(transparent)]
+    Target(#[from] sink::TargetError),
 }
 
 impl Image {
