@@ -1,1 +1,3 @@
 //! Raw.
+
+pub mod writer;
