@@ -1,1 +1,3 @@
 //! VMDK.
+
+pub mod writer;
