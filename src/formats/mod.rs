@@ -147,6 +147,9 @@ pub enum ImageError {
         /// Cycle or depth, with the names or numbers.
         what: String,
     },
+    /// A disk could not be written.
+    #[error(transparent)]
+    Target(#[from] sink::TargetError),
 }
 
 /// Opens an image and its whole chain. Nothing of a chain that is damaged, incomplete or not allowed is returned.
@@ -161,9 +164,22 @@ pub fn open(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
     }
 }
 
+/// Opens a file or device as a raw image, whatever its first bytes look like: a guest can write any magic there.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_raw(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
+    let layer = raw::image::open(policy.open_top(path)?)?;
+    Ok(Image { layers: vec![layer] })
+}
+
 /// The layers that could be opened, and what is wrong; without faults the chain is complete.
 fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>) {
-    let top = policy.open_top(path).and_then(|file| Ok((detect::detect(&file)?, file)));
+    // A device holds a guest's disk: what the guest wrote at its beginning must not decide how it is read.
+    let top = policy.open_top(path).and_then(|file| {
+        let format = if file.is_device() { detect::Format::Raw } else { detect::detect(&file)? };
+        Ok((format, file))
+    });
     let opened = match top {
         Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
         Ok((detect::Format::Raw, file)) => raw::image::open(file),

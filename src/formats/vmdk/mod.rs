@@ -19,3 +19,4 @@ pub(crate) mod grains;
 pub(crate) mod lock;
 pub(crate) mod sesparse;
 pub(crate) mod sparse;
+pub mod writer;

@@ -10,6 +10,7 @@ mod files;
 mod plan;
 mod source;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -31,6 +32,8 @@ pub struct BackupOptions {
     pub level: SnapshotChoice,
     /// Read everything, whatever earlier backups and redo logs say.
     pub full_read: bool,
+    /// Folders besides the machine's own that its images may name files in.
+    pub allowed_folders: Vec<PathBuf>,
 }
 
 /// Takes a backup of `machine`.
@@ -46,7 +49,7 @@ pub fn backup(
     let began = Instant::now();
     let mut warnings = machine.warnings.clone();
     control.tell(Event::Step("opening the machine's images"));
-    let source = Source::open(machine, &options.level)?;
+    let source = Source::open(machine, &options.level, &options.allowed_folders)?;
     warnings.extend(source.warnings.iter().cloned());
     control.tell(Event::Step("looking at the repository"));
     let earlier = earlier_backups(repository, machine, options, &mut warnings)?;

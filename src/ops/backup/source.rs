@@ -1,12 +1,12 @@
 //! The source of a backup: the machine's images, open at the chosen level, with a guard over every file of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::capture::guard::FileGuard;
-use crate::capture::offline;
+use crate::capture::offline::{self, OpenedDisk};
 use crate::formats::{self, Image, OpenPolicy};
-use crate::machine::level::{LevelOfDisk, SnapshotChoice, choose};
-use crate::machine::{Machine, MachineSnapshot};
+use crate::machine::level::{SnapshotChoice, choose};
+use crate::machine::{Machine, MachineKind, MachineSnapshot};
 use crate::ops::OpsError;
 
 /// A machine's disks, open at one level.
@@ -32,29 +32,31 @@ pub struct SourceDisk {
 }
 
 impl Source {
-    /// Opens every disk of `machine` at `level`, and refuses what a running machine may be writing to.
+    /// Opens every disk of `machine` at `level`, and refuses what a running machine may be writing to. Images may name
+    /// files in the machine's folder and in the `allowed` ones (parents of linked clones).
     ///
     /// # Errors
     /// [`OpsError`] naming the disk's file and what to do.
-    pub fn open(machine: &Machine, level: &SnapshotChoice) -> Result<Source, OpsError> {
+    pub fn open(machine: &Machine, level: &SnapshotChoice, allowed: &[PathBuf]) -> Result<Source, OpsError> {
         let chosen = choose(machine, level)?;
-        let policy = OpenPolicy::new(&machine.folder)?;
         let mut warnings = chosen.warnings.clone();
-        let mut disks = Vec::new();
+        let mut opened = Vec::new();
         for disk in &chosen.disks {
-            let named_image = disk.level.image().to_owned();
-            let mut image = formats::open(&named_image, &policy)?;
-            let mut frozen = disk.frozen;
-            if matches!(disk.level, LevelOfDisk::BottomOfChain(_)) && image.layers.len() > 1 {
-                let upper = image.layers.len() - 1;
-                image.layers.drain(..upper);
-                frozen = true; // a redo log lies above it
-            }
-            offline::check_disk(machine, disk, &image, frozen)?;
-            for layer in &image.layers {
-                warnings.extend(layer.warnings.iter().map(|warning| format!("{}: {warning}", layer.path.display())));
-            }
-            disks.push(SourceDisk { slot: disk.slot.clone(), named_image, image });
+            let image = formats::open(disk.level.image(), &policy(machine, disk.level.image(), allowed)?)?;
+            opened.push(OpenedDisk { slot: disk.slot.clone(), image });
+        }
+        let captured = offline::take(machine, &chosen, opened)?;
+        let disks: Vec<SourceDisk> = captured
+            .into_iter()
+            .zip(&chosen.disks)
+            .map(|(disk, chosen)| SourceDisk {
+                slot: disk.slot,
+                named_image: chosen.level.image().to_owned(),
+                image: disk.image,
+            })
+            .collect();
+        for layer in disks.iter().flat_map(|disk| &disk.image.layers) {
+            warnings.extend(layer.warnings.iter().map(|warning| format!("{}: {warning}", layer.path.display())));
         }
         let guard = FileGuard::of(disks.iter().flat_map(|disk| &disk.image.layers))?;
         let snapshot = chosen
@@ -62,4 +64,13 @@ impl Source {
             .and_then(|(uid, _)| machine.snapshots.iter().find(|snapshot| snapshot.uid == uid).cloned());
         Ok(Source { disks, guard, snapshot, warnings })
     }
+}
+
+/// Which files the images of `machine` may make us open.
+fn policy(machine: &Machine, image: &Path, allowed: &[PathBuf]) -> Result<OpenPolicy, OpsError> {
+    let policy = match machine.kind {
+        MachineKind::Image | MachineKind::BlockDevice => OpenPolicy::named_by_user(image)?,
+        MachineKind::Vmware | MachineKind::ImageFolder => OpenPolicy::within(&machine.folder)?,
+    };
+    Ok(allowed.iter().try_fold(policy, |policy, folder| policy.allow(folder))?)
 }

@@ -1,0 +1,556 @@
+//! A disk written into each format is the same disk to `qemu-img`; targets that will not do are refused by name.
+//!
+//! Needs `qemu-img` and `qemu-io`; the stories about devices and full filesystems need root (mount, loop devices).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use abbild::formats::ImageError;
+use abbild::formats::raw::writer::{create_file, open_device, open_in_place};
+use abbild::formats::sink::{DiskSink, Overwrite, TargetError, WriteOrder};
+use abbild::formats::vmdk::writer::{create_sparse, create_stream};
+use abbild::units::{ByteLen, GuestOffset};
+use proptest::prelude::*;
+
+const GRAIN: usize = 64 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Runs a program that a test needs; its failure, or its absence, fails the test.
+#[track_caller]
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|e| panic!("this test needs the program {program}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?} failed; as root?\n{text}{errors}");
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Raw,
+    Sparse,
+    Stream,
+}
+
+const KINDS: [Kind; 3] = [Kind::Raw, Kind::Sparse, Kind::Stream];
+
+impl Kind {
+    fn create(self, path: &Path, size: u64, overwrite: Overwrite) -> Result<Box<dyn DiskSink>, ImageError> {
+        let size = ByteLen(size);
+        Ok(match self {
+            Kind::Raw => Box::new(create_file(path, size, overwrite)?),
+            Kind::Sparse => Box::new(create_sparse(path, size, &[], overwrite)?),
+            Kind::Stream => Box::new(create_stream(path, size, &[], overwrite)?),
+        })
+    }
+
+    /// QEMU's name of the format.
+    fn driver(self) -> &'static str {
+        if self == Kind::Raw { "raw" } else { "vmdk" }
+    }
+}
+
+/// `qemu-img` finds the image sound and equal to `expected`.
+#[track_caller]
+fn judge(kind: Kind, image: &Path, expected: &[u8]) {
+    let plain = image.with_extension("expected");
+    fs::write(&plain, expected).unwrap();
+    run("qemu-img", &["compare", "-f", kind.driver(), "-F", "raw", text(image), text(&plain)]);
+    let info = run("qemu-img", &["info", "--output=json", "-f", kind.driver(), text(image)]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["virtual-size"], expected.len() as u64);
+    if kind != Kind::Raw {
+        run("qemu-img", &["check", "-f", "vmdk", text(image)]);
+        let variant = if kind == Kind::Sparse { "monolithicSparse" } else { "streamOptimized" };
+        let data = &info["format-specific"]["data"];
+        assert_eq!(data["create-type"], variant);
+        assert_eq!(data["parent-cid"], u32::MAX);
+    }
+    fs::remove_file(&plain).unwrap();
+}
+
+/// Bytes that do not compress and differ from place to place.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let words = std::iter::repeat_with(|| next().to_le_bytes()).take(len.div_ceil(8));
+    let mut bytes: Vec<u8> = words.flatten().collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// Writes `content` in one call for each range of `step` grains, `skip`ping zeros altogether if asked to.
+fn written(kind: Kind, path: &Path, content: &[u8], step: usize, skip_zeros: bool) {
+    let sink = kind.create(path, content.len() as u64, Overwrite::Refuse).unwrap();
+    for (n, part) in content.chunks(step * GRAIN).enumerate() {
+        if !(skip_zeros && part.iter().all(|b| *b == 0)) {
+            sink.write_at(GuestOffset((n * step * GRAIN) as u64), part).unwrap();
+        }
+    }
+    assert_eq!(sink.finish().unwrap(), [path.to_owned()]);
+}
+
+#[test]
+fn known_disks_are_the_same_in_every_format() {
+    let mut zeros_inside = noise(1, 10 * GRAIN);
+    zeros_inside[GRAIN + 100..5 * GRAIN - 100].fill(0);
+    let mut text_and_holes = vec![0; 70 << 20]; // three grain tables, the middle one without a grain
+    text_and_holes[..3 * GRAIN].fill(b'a');
+    text_and_holes[(69 << 20)..].copy_from_slice(&noise(2, 1 << 20));
+    let disks: [(&str, Vec<u8>); 9] = [
+        ("one sector", noise(3, 512)),
+        ("one sector of zeros", vec![0; 512]),
+        ("one grain", noise(4, GRAIN)),
+        ("a grain and a sector", noise(5, GRAIN + 512)),
+        ("a grain of zeros and a sector", [vec![0; GRAIN], noise(6, 512)].concat()),
+        ("full", noise(7, 4 << 20)),
+        ("full, unaligned end", noise(8, (33 << 20) + 7 * 512)),
+        ("zeros inside data", zeros_inside),
+        ("text and holes", text_and_holes),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in &disks {
+        for kind in KINDS {
+            for (step, skip_zeros) in [(1, true), (64, false), (100_000, false)] {
+                let path = dir.path().join(format!("{name} {kind:?} {step}"));
+                written(kind, &path, content, step, skip_zeros);
+                judge(kind, &path, content);
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no temporary file is left");
+}
+
+#[test]
+fn a_disk_that_was_never_written_is_all_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in KINDS {
+        let path = dir.path().join(format!("{kind:?}"));
+        let sink = kind.create(&path, 100 * MIB + 512, Overwrite::Refuse).unwrap();
+        sink.write_zeros(GuestOffset(0), 100 * MIB + 512).unwrap();
+        sink.finish().unwrap();
+        judge(kind, &path, &vec![0; (100 << 20) + 512]);
+    }
+}
+
+#[test]
+fn threads_may_write_out_of_order_where_the_format_says_so() {
+    let content: Vec<u8> =
+        (0..24).flat_map(|n| if n % 5 == 3 { vec![0; 2 << 20] } else { noise(n, 2 << 20) }).collect();
+    let dir = tempfile::tempdir().unwrap();
+    for kind in [Kind::Raw, Kind::Sparse] {
+        let path = dir.path().join(format!("{kind:?}"));
+        let sink = kind.create(&path, content.len() as u64, Overwrite::Refuse).unwrap();
+        assert_eq!(sink.order(), WriteOrder::Any);
+        thread::scope(|scope| {
+            for worker in 0..4 {
+                let (sink, content) = (&sink, &content);
+                scope.spawn(move || {
+                    // Backwards, every fourth segment, so that the threads are always close to each other.
+                    for n in (0..24usize).rev().filter(|n| n % 4 == worker) {
+                        let at = n * (2 << 20);
+                        sink.write_at(GuestOffset(at as u64), &content[at..at + (2 << 20)]).unwrap();
+                    }
+                });
+            }
+        });
+        sink.finish().unwrap();
+        judge(kind, &path, &content);
+    }
+    let stream = Kind::Stream.create(&dir.path().join("stream"), 512, Overwrite::Refuse).unwrap();
+    assert_eq!(stream.order(), WriteOrder::Ascending);
+}
+
+#[test]
+fn properties_of_the_source_reach_the_restored_image() {
+    let given = [("ddb.adapterType", "ide"), ("ddb.uuid", "60 00 C2 9a 01"), ("ddb.bad", "a\nb")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let dir = tempfile::tempdir().unwrap();
+    let (sparse, stream) = (dir.path().join("sparse.vmdk"), dir.path().join("stream.vmdk"));
+    let sink = Box::new(create_sparse(&sparse, ByteLen(MIB), &given, Overwrite::Refuse).unwrap());
+    assert_eq!(sink.warnings().len(), 1);
+    sink.finish().unwrap();
+    let sink = Box::new(create_stream(&stream, ByteLen(MIB), &given, Overwrite::Refuse).unwrap());
+    assert_eq!(sink.warnings().len(), 1);
+    sink.finish().unwrap();
+    let mut cids = Vec::new();
+    for path in [&sparse, &stream] {
+        let bytes = fs::read(path).unwrap();
+        let descriptor = String::from_utf8_lossy(&bytes[512..21 * 512]).into_owned();
+        assert!(descriptor.contains("ddb.adapterType = \"ide\"\n"), "{descriptor}");
+        assert!(descriptor.contains("ddb.uuid = \"60 00 C2 9a 01\"\n"), "{descriptor}");
+        assert!(!descriptor.contains("ddb.bad"), "{descriptor}");
+        let info = run("qemu-img", &["info", "--output=json", text(path)]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        cids.push(info["format-specific"]["data"]["cid"].as_u64().unwrap());
+    }
+    assert_ne!(cids[0], cids[1], "each image has an identity of its own");
+}
+
+/// Importers that read from a network never see the directory first: markers alone must lead from start to end, each table
+/// after its grains, with nothing in between.
+#[test]
+fn a_stream_can_be_read_front_to_back() {
+    let mut content = vec![0; (100 << 20) + 512];
+    for (seed, at) in [(1, 0), (2, (32 << 20) - (1 << 20)), (3, 32 << 20), (4, 99 << 20)] {
+        content[at..at + (1 << 20)].copy_from_slice(&noise(seed, 1 << 20));
+    }
+    content[100 << 20..].fill(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stream.vmdk");
+    written(Kind::Stream, &path, &content, 100_000, false);
+
+    let file = fs::read(&path).unwrap();
+    let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+    let mut seen = vec![0; content.len()];
+    let mut at = u64_at(64) * 512; // overhead
+    let mut entries = vec![0; 512];
+    let mut directory = Vec::new();
+    let mut last = None;
+    loop {
+        let (value, bytes) = (u64_at(at), u32_at(at + 8) as usize);
+        if bytes > 0 {
+            assert!(last < Some(value), "grains ascend");
+            last = Some(value);
+            let mut plain = Vec::new();
+            let zlib = &file[at + 12..at + 12 + bytes];
+            std::io::Read::read_to_end(&mut flate2::read::ZlibDecoder::new(zlib), &mut plain).unwrap();
+            let place = value * 512;
+            let len = plain.len().min(seen.len() - place);
+            seen[place..place + len].copy_from_slice(&plain[..len]);
+            let table = value / 128 / 512;
+            assert!(table >= directory.len(), "a grain after its table");
+            directory.resize(table, 0);
+            entries[value / 128 % 512] = (at / 512) as u32;
+            at += (12 + bytes).next_multiple_of(512);
+            continue;
+        }
+        let payload = at + 512;
+        match u32_at(at + 12) {
+            1 => {
+                let table: Vec<_> = (0..512).map(|n| u32_at(payload + n * 4)).collect();
+                assert!(table == entries, "table {}", directory.len());
+                entries.fill(0);
+                directory.push((payload / 512) as u32);
+            }
+            2 => {
+                directory.resize(128, 0); // a sector of entries
+                let stored: Vec<_> = (0..128).map(|n| u32_at(payload + n * 4)).collect();
+                assert_eq!(stored, directory);
+                assert_eq!(payload, u64_at(file.len() - 1024 + 56) * 512, "the footer names the directory");
+            }
+            3 => assert_eq!(payload, file.len() - 1024),
+            kind => {
+                assert_eq!((kind, value, at), (0, 0, file.len() - 512), "end of stream");
+                break;
+            }
+        }
+        at = payload + value * 512;
+    }
+    assert!(seen == content);
+}
+
+#[test]
+fn holes_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in KINDS {
+        let path = dir.path().join(format!("{kind:?}"));
+        let size = 1024 * MIB + 2 * MIB;
+        let sink = kind.create(&path, size, Overwrite::Refuse).unwrap();
+        sink.write_at(GuestOffset(0), &noise(1, 1 << 20)).unwrap();
+        sink.write_at(GuestOffset(MIB), &vec![0; 64 << 20]).unwrap();
+        sink.write_at(GuestOffset(size - MIB), &noise(2, 1 << 20)).unwrap();
+        sink.finish().unwrap();
+        let allocated = fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(allocated < 3 * MIB, "{kind:?}: {allocated} bytes on disk for 2 MiB of data");
+    }
+}
+
+/// The largest VMDK is as cheap to start and finish as any other: its 256 MiB of tables are a hole.
+#[test]
+fn the_largest_vmdk_works_and_one_sector_more_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = 2048 * 1024 * MIB;
+    for kind in [Kind::Sparse, Kind::Stream] {
+        let path = dir.path().join(format!("{kind:?}.vmdk"));
+        let sink = kind.create(&path, size, Overwrite::Refuse).unwrap();
+        sink.write_at(GuestOffset(0), &noise(1, GRAIN)).unwrap();
+        sink.write_at(GuestOffset(size - GRAIN as u64), &noise(2, GRAIN)).unwrap();
+        sink.finish().unwrap();
+        run("qemu-img", &["check", "-f", "vmdk", text(&path)]);
+        let tail = dir.path().join("tail");
+        let skip = format!("skip={}", size / GRAIN as u64 - 1);
+        let (from, to) = (format!("if={}", text(&path)), format!("of={}", text(&tail)));
+        run("qemu-img", &["dd", "-f", "vmdk", "-O", "raw", "bs=65536", &skip, &from, &to]);
+        assert!(fs::read(&tail).unwrap() == noise(2, GRAIN), "{kind:?}");
+        let allocated = fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(allocated < 2 * MIB, "{kind:?}: {allocated}");
+        for bad in [size + 512, 0, 513] {
+            let error = kind.create(&dir.path().join("no"), bad, Overwrite::Refuse).map(|_| ()).unwrap_err();
+            assert!(matches!(error, ImageError::Target(TargetError::DiskSize { .. })), "{error}");
+            assert!(error.to_string().ends_with(&format!("found {bad} bytes")), "{error}");
+        }
+    }
+}
+
+/// What a stretch of a random disk holds.
+#[derive(Clone, Debug)]
+enum Stretch {
+    Unwritten,
+    Zeros,
+    Noise(u64),
+    /// One byte, somewhere.
+    Speck(usize),
+    Same(u8),
+}
+
+fn stretch() -> impl Strategy<Value = (Stretch, usize)> {
+    let kind = prop_oneof![
+        Just(Stretch::Unwritten),
+        Just(Stretch::Zeros),
+        any::<u64>().prop_map(Stretch::Noise),
+        (0..GRAIN).prop_map(Stretch::Speck),
+        any::<u8>().prop_map(Stretch::Same),
+    ];
+    // Mostly a few grains; sometimes more than a whole grain table.
+    (kind, prop_oneof![8 => 1..20usize, 1 => 500..530usize])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any disk, in any cut, in any order that the format takes, comes out as it went in.
+    #[test]
+    fn any_disk_comes_out_as_it_went_in(
+        stretches in proptest::collection::vec(stretch(), 1..12),
+        tail_sectors in 0..128usize,
+        shuffle in any::<u64>(),
+    ) {
+        let mut content = Vec::new();
+        let mut calls = Vec::new();
+        for (kind, grains) in &stretches {
+            let at = content.len();
+            let len = grains * GRAIN;
+            match kind {
+                Stretch::Unwritten | Stretch::Zeros => content.resize(at + len, 0),
+                Stretch::Noise(seed) => content.extend(noise(*seed, len)),
+                Stretch::Speck(place) => {
+                    content.resize(at + len, 0);
+                    content[at + place] = 1;
+                }
+                Stretch::Same(byte) => content.resize(at + len, *byte),
+            }
+            if !matches!(kind, Stretch::Unwritten) {
+                calls.push(at..at + len);
+            }
+        }
+        if tail_sectors > 0 {
+            let at = content.len();
+            content.extend(noise(shuffle, tail_sectors * 512));
+            calls.push(at..content.len());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for kind in KINDS {
+            let path = dir.path().join(format!("{kind:?}"));
+            let sink = kind.create(&path, content.len() as u64, Overwrite::Refuse).unwrap();
+            let mut calls = calls.clone();
+            if sink.order() == WriteOrder::Any {
+                calls.sort_by_key(|call| (call.start as u64 ^ shuffle).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            }
+            for call in calls {
+                sink.write_at(GuestOffset(call.start as u64), &content[call]).unwrap();
+            }
+            sink.finish().unwrap();
+            judge(kind, &path, &content);
+        }
+    }
+}
+
+#[track_caller]
+fn target_error<T>(outcome: Result<T, ImageError>) -> TargetError {
+    match outcome.map(|_| ()).unwrap_err() {
+        ImageError::Target(error) => error,
+        other => panic!("not an error of the target: {other:?}"),
+    }
+}
+
+#[test]
+fn an_existing_file_is_kept_unless_it_is_to_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in KINDS {
+        let path = dir.path().join(format!("{kind:?}"));
+        fs::write(&path, "old").unwrap();
+        let error = target_error(kind.create(&path, 512, Overwrite::Refuse));
+        assert_eq!(error.to_string(), format!("{} exists already", path.display()));
+        let abandoned = kind.create(&path, 512, Overwrite::Replace).unwrap();
+        abandoned.write_at(GuestOffset(0), &[1; 512]).unwrap();
+        drop(abandoned);
+        assert_eq!(fs::read(&path).unwrap(), b"old", "an abandoned restore changes nothing");
+        let sink = kind.create(&path, 512, Overwrite::Replace).unwrap();
+        sink.write_at(GuestOffset(0), &[1; 512]).unwrap();
+        sink.finish().unwrap();
+        judge(kind, &path, &[1; 512]);
+        let missing = dir.path().join("no folder/disk");
+        assert!(matches!(target_error(kind.create(&missing, 512, Overwrite::Refuse)), TargetError::NoFolder { .. }));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), KINDS.len());
+}
+
+/// A mounted filesystem; unmounted when dropped, whatever the test did.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    #[track_caller]
+    fn new(place: &Path, args: &[&str]) -> Mounted {
+        fs::create_dir_all(place).unwrap();
+        run("mount", &[args, &[text(place)]].concat());
+        Mounted(place.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A loop device over a file; detached when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    #[track_caller]
+    fn over(file: &Path, len: u64) -> Loop {
+        fs::File::create(file).unwrap().set_len(len).unwrap();
+        Loop(PathBuf::from(run("losetup", &["--find", "--show", text(file)]).trim()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_filesystem_is_an_error_that_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Mounted::new(&dir.path().join("small"), &["-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
+    for kind in KINDS {
+        let sink = kind.create(&small.0.join("disk"), 8 * MIB, Overwrite::Refuse).unwrap();
+        let error = target_error(sink.write_at(GuestOffset(0), &noise(1, 4 << 20)));
+        let TargetError::Write { file, source, .. } = &error else { panic!("{kind:?}: {error:?}") };
+        assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(*file, small.0.join("disk"), "the name that the user knows");
+        let error = target_error(sink.finish());
+        assert!(matches!(error, TargetError::Incomplete { .. }), "{error}");
+        assert_eq!(fs::read_dir(&small.0).unwrap().count(), 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_device_takes_a_disk_and_what_lies_beyond_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Loop::over(&dir.path().join("backing"), 8 * MIB);
+    fs::write(&device.0, vec![0xee; 8 << 20]).unwrap();
+    let size = 5 * MIB + 512;
+    let error = target_error(open_device(&device.0, ByteLen(8 * MIB + 1)));
+    let expected = format!("expected at least {} bytes, found {}", 8 * MIB + 1, 8 * MIB);
+    assert!(error.to_string().ends_with(&expected), "{error}");
+
+    let mut disk = noise(1, size as usize);
+    disk[MIB as usize..3 << 20].fill(0);
+    disk[4 << 20..].fill(0);
+    let sink = Box::new(open_device(&device.0, ByteLen(size)).unwrap());
+    assert_eq!(sink.order(), WriteOrder::Any);
+    sink.write_at(GuestOffset(0), &disk[..4 << 20]).unwrap();
+    sink.write_zeros(GuestOffset(4 * MIB), size - 4 * MIB).unwrap();
+    let mut seen = vec![0; 1 << 20];
+    sink.read_at(GuestOffset(MIB / 2), &mut seen).unwrap();
+    assert!(seen == disk[1 << 19..(1 << 19) + (1 << 20)]);
+    assert_eq!(sink.finish().unwrap(), std::slice::from_ref(&device.0));
+
+    let after = fs::read(&device.0).unwrap();
+    assert!(after[..size as usize] == disk);
+    assert!(after[size as usize..].iter().all(|b| *b == 0xee));
+}
+
+#[test]
+fn a_mounted_device_and_the_file_behind_it_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let backing = dir.path().join("backing");
+    let device = Loop::over(&backing, 8 * MIB);
+    run("mkfs.ext4", &["-q", text(&device.0)]);
+    let mounted = Mounted::new(&dir.path().join("a place"), &[text(&device.0)]);
+    let error = target_error(open_device(&device.0, ByteLen(MIB)));
+    let expected = format!("{0} is in use: {0} is mounted on {1}", device.0.display(), mounted.0.display());
+    assert_eq!(error.to_string(), expected);
+    drop(mounted);
+    let error = target_error(open_in_place(&backing, ByteLen(8 * MIB)));
+    assert!(error.to_string().contains("is in use: it is behind the loop device loop"), "{error}");
+    open_device(&device.0, ByteLen(MIB)).expect("nobody uses it any more");
+}
+
+/// The mistake that costs a host: the name of a whole disk, one partition of which is in use.
+#[test]
+fn a_device_with_a_mounted_partition_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Loop::over(&dir.path().join("backing"), 16 * MIB);
+    // Told to the kernel directly: not every kernel reads partition tables, but every one takes partitions.
+    run("addpart", &[text(&device.0), "1", "2048", "16384"]);
+    let partition = PathBuf::from(format!("{}p1", device.0.display()));
+    assert!(partition.exists(), "this test needs a /dev in which {} appears", partition.display());
+    run("mkfs.ext4", &["-q", text(&partition)]);
+    let mounted = Mounted::new(&dir.path().join("place"), &[text(&partition)]);
+    let error = target_error(open_device(&device.0, ByteLen(MIB)));
+    let expected = format!("{} is mounted on {}", partition.display(), mounted.0.display());
+    assert!(error.to_string().ends_with(&expected), "{error}");
+    drop(mounted);
+    open_device(&device.0, ByteLen(MIB)).expect("nobody uses it any more");
+    run("delpart", &[text(&device.0), "1"]);
+}
+
+#[test]
+fn a_device_that_somebody_holds_exclusively_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Loop::over(&dir.path().join("backing"), MIB);
+    let _held = open_device(&device.0, ByteLen(MIB)).unwrap();
+    let error = target_error(open_device(&device.0, ByteLen(MIB)));
+    assert!(error.to_string().contains("the kernel has the device"), "{error}");
+}
+
+#[test]
+fn an_image_that_a_running_qemu_has_open_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("disk.raw");
+    fs::write(&image, vec![1; 1 << 20]).unwrap();
+    let mut qemu = Command::new("qemu-io");
+    qemu.args(["-f", "raw", text(&image)]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut qemu = qemu.spawn().unwrap_or_else(|e| panic!("this test needs the program qemu-io: {e}"));
+    // It answers only when it has the image open, and then waits for the next command.
+    use std::io::{Read, Write};
+    let mut answer = [0; 64];
+    qemu.stdin.as_mut().unwrap().write_all(b"length\n").unwrap();
+    let seen = qemu.stdout.as_mut().unwrap().read(&mut answer).unwrap();
+    assert!(seen > 0);
+    let outcome = open_in_place(&image, ByteLen(MIB));
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
+    let error = target_error(outcome);
+    assert!(error.to_string().contains("another process holds a lock"), "{error}");
+    open_in_place(&image, ByteLen(MIB)).expect("free again");
+}
