@@ -7,6 +7,7 @@
 //! whole disk reads zeros), [`ExtentKind::Zero`] (explicit zeros, hides the parent), [`ExtentKind::Data`].
 
 pub mod conformance;
+pub mod cursor;
 pub mod stack;
 
 use std::io;

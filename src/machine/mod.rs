@@ -8,6 +8,7 @@ mod error;
 mod folder;
 mod images;
 pub mod level;
+pub mod rewrite;
 mod vmsd;
 mod vmware;
 mod vmx;

@@ -4,11 +4,12 @@
 //! parses a command line or asks anybody.
 
 pub mod backup;
+pub mod check;
 
 pub mod error;
 pub mod event;
-
-
+pub mod restore;
+pub mod statistics;
 
 pub use error::OpsError;
 pub use event::{Control, Event, Events};

@@ -32,8 +32,7 @@ impl MapBuilder {
     pub fn set_segment(&mut self, segment: u64, list: ChunkId) -> Option<(u64, Vec<ChunkId>)> {
         let node = segment / NODE_SEGMENTS;
         let count = usize::try_from(self.shape.segments_in_node(node)).expect("at most 1024");
-        let open =
-            self.open.entry(node).or_insert_with(|| OpenNode { lists: vec![None; count], missing: count });
+        let open = self.open.entry(node).or_insert_with(|| OpenNode { lists: vec![None; count], missing: count });
         let place = &mut open.lists[usize::try_from(segment % NODE_SEGMENTS).expect("below 1024")];
         assert!(place.replace(list).is_none(), "segment {segment} was noted twice");
         open.missing -= 1;

@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::plan::{Base, Earlier, ExtentCursor, RangeKind, Reference, sample};
+use super::plan::{Base, Earlier, Reference, sample};
 use super::source::SourceDisk;
 use crate::capture::identity::LayerIdentity;
 use crate::chunker::SEGMENT_BYTES;
+use crate::disk::cursor::{ExtentCursor, RangeKind};
 use crate::disk::stack::Stack;
 use crate::disk::{Disk, DiskError, ExtentKind};
 use crate::ops::{Control, Event, OpsError, worker_count};
@@ -72,8 +73,7 @@ struct Tally {
 /// what the repository says.
 pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) -> Result<Outcome, OpsError> {
     let size = disk.image.size().0;
-    let shape =
-        MapShape::new(size).ok_or_else(|| OpsError::TooLarge { slot: disk.slot.clone(), size })?;
+    let shape = MapShape::new(size).ok_or_else(|| OpsError::TooLarge { slot: disk.slot.clone(), size })?;
     let identities: Vec<LayerIdentity> = disk.image.layers.iter().map(LayerIdentity::of).collect();
     let mut base = earlier.base_of(disk, &identities);
     let mut warnings = std::mem::take(&mut base.warnings);
@@ -174,7 +174,8 @@ impl<'a, 'r> Pass<'a, 'r> {
         if let Some(error) = lock(&self.failure).take() {
             return Err(error);
         }
-        let map = std::mem::replace(self.map.get_mut().unwrap_or_else(PoisonError::into_inner), MapBuilder::new(self.shape));
+        let map =
+            std::mem::replace(self.map.get_mut().unwrap_or_else(PoisonError::into_inner), MapBuilder::new(self.shape));
         let nodes = map.root().expect("every segment was fed or the pass has failed");
         if nodes.iter().all(|node| *node == ChunkId::ZERO) {
             return Ok(Some(ChunkId::ZERO));

@@ -21,7 +21,7 @@ use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, MachineIdentity, MachineKind};
 use crate::repo::intake::{self, Committed, Counters, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
-use crate::repo::{RepoError, Repository};
+use crate::repo::Repository;
 use plan::Earlier;
 use source::Source;
 

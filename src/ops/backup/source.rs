@@ -59,9 +59,8 @@ impl Source {
             warnings.extend(layer.warnings.iter().map(|warning| format!("{}: {warning}", layer.path.display())));
         }
         let guard = FileGuard::of(disks.iter().flat_map(|disk| &disk.image.layers))?;
-        let snapshot = chosen
-            .snapshot
-            .and_then(|(uid, _)| machine.snapshots.iter().find(|snapshot| snapshot.uid == uid).cloned());
+        let snapshot =
+            chosen.snapshot.and_then(|(uid, _)| machine.snapshots.iter().find(|snapshot| snapshot.uid == uid).cloned());
         Ok(Source { disks, guard, snapshot, warnings })
     }
 }

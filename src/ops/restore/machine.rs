@@ -1,0 +1,220 @@
+//! Restoring a whole machine: its disks and definition files into a folder of its own.
+//!
+//! A backup is one level, so each restored disk is one image without redo logs. The `.vmx` is rewritten to name these
+//! images and the `.vmsd` to list no snapshots; what they were is kept beside them as `….orig`.
+
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::{DiskFormat, DiskTarget, RestoredDisk, restore_disk};
+use crate::formats::sink::Overwrite;
+use crate::machine::rewrite;
+use crate::ops::{Control, Event, OpsError};
+use crate::repo::Repository;
+use crate::repo::manifest::{FileRecord, Manifest};
+use crate::repo::map::decode_list;
+use crate::repo::map::{ListEntry, MapShape};
+
+/// A machine that was restored.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct RestoredMachine {
+    /// The folder it is in.
+    pub folder: PathBuf,
+    /// Its disks.
+    pub disks: Vec<RestoredDisk>,
+    /// Its definition files.
+    pub files: Vec<PathBuf>,
+    /// What is not as it was.
+    pub warnings: Vec<String>,
+}
+
+/// Restores every disk and definition file of a backup into `folder`, which is made if need be.
+///
+/// # Errors
+/// [`OpsError::Target`] if the folder holds something and `overwrite` does not allow that; else as [`restore_disk`].
+pub fn restore_machine(
+    repository: &Arc<Repository>,
+    manifest: &Manifest,
+    folder: &Path,
+    format: DiskFormat,
+    overwrite: Overwrite,
+    control: Control<'_>,
+) -> Result<RestoredMachine, OpsError> {
+    prepare_folder(folder, overwrite)?;
+    let names = disk_names(manifest, format);
+    let mut restored =
+        RestoredMachine { folder: folder.to_owned(), disks: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    for (number, name) in names.iter().enumerate() {
+        let target = DiskTarget::File { path: folder.join(name), format, overwrite };
+        let disk = restore_disk(repository, manifest, number, &target, control)?;
+        restored.warnings.extend(disk.warnings.iter().map(|warning| format!("{name}: {warning}")));
+        restored.disks.push(disk);
+    }
+    control.tell(Event::Step("restoring the definition files"));
+    let slots: Vec<(String, String)> = manifest.disks.iter().map(|disk| disk.slot.clone()).zip(names).collect();
+    for record in &manifest.files {
+        let bytes = read_file(repository, record)?;
+        for (name, bytes) in adjusted(record, bytes, &slots, format, &mut restored.warnings) {
+            let path = folder.join(safe_name(&name, folder)?);
+            write_file(&path, &bytes, record.mode, overwrite)?;
+            restored.files.push(path);
+        }
+    }
+    Ok(restored)
+}
+
+fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
+    let failed = |source| OpsError::Write { file: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut entries = std::fs::read_dir(folder).map_err(failed)?;
+    match (overwrite, entries.next()) {
+        (Overwrite::Refuse, Some(_)) => {
+            Err(OpsError::Target { target: folder.to_owned(), reason: "the folder is not empty".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A file name for each disk: that of its image without the number of a redo log, with the ending of the format; no two
+/// are equal.
+fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
+    let mut taken: HashSet<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
+    let mut names = Vec::new();
+    for disk in &manifest.disks {
+        let image = Path::new(&disk.file_name);
+        let stem = image.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = without_redo_number(&stem);
+        let stem = if stem.is_empty() { "disk" } else { stem };
+        let plain = format!("{stem}.{}", format.extension());
+        let mut name = plain.clone();
+        for number in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name = format!("{stem}-{number}.{}", format.extension());
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// `web1-000002` → `web1`: VMware numbers redo logs with six digits.
+fn without_redo_number(stem: &str) -> &str {
+    match stem.rsplit_once('-') {
+        Some((front, digits)) if digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_digit()) => front,
+        _ => stem,
+    }
+}
+
+/// The files to write for one definition file: itself, or what it becomes and what it was.
+fn adjusted(
+    record: &FileRecord,
+    bytes: Vec<u8>,
+    slots: &[(String, String)],
+    format: DiskFormat,
+    warnings: &mut Vec<String>,
+) -> Vec<(String, Vec<u8>)> {
+    let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let new = match extension.as_deref() {
+        Some("vmx") if format == DiskFormat::Raw => {
+            warnings.push(format!("{}: kept as it was: VMware cannot use the raw images beside it", record.name));
+            return vec![(record.name.clone(), bytes)];
+        }
+        Some("vmx") => rewrite::vmx_with_disks(&bytes, slots),
+        Some("vmsd") => rewrite::vmsd_without_snapshots().to_vec(),
+        _ => return vec![(record.name.clone(), bytes)],
+    };
+    if new == bytes {
+        return vec![(record.name.clone(), bytes)];
+    }
+    let original = format!("{}.orig", record.name);
+    warnings.push(format!("{}: adjusted to the restored disks; as it was: {original}", record.name));
+    vec![(record.name.clone(), new), (original, bytes)]
+}
+
+fn read_file(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, OpsError> {
+    let needed_by = || format!("definition file {}", record.name);
+    let damaged = |found: String| crate::repo::RepoError::Damaged {
+        object: needed_by(),
+        field: "content",
+        at: 0,
+        expected: format!("{} bytes", record.len),
+        found,
+    };
+    let shape = MapShape::new(record.len).ok_or_else(|| damaged("a length beyond 128 TiB".to_owned()))?;
+    let mut bytes = Vec::new();
+    for (segment, id) in (0u64..).zip(&record.segments) {
+        let len = shape.segment_len(segment);
+        if *id == crate::repo::ids::ChunkId::ZERO {
+            bytes.resize(bytes.len() + len, 0);
+            continue;
+        }
+        let list = repository.read_chunk(*id, &needed_by)?;
+        for entry in decode_list(&list, len).map_err(|error| damaged(error.to_string()))? {
+            match entry {
+                ListEntry::Zero(len) => bytes.resize(bytes.len() + len as usize, 0),
+                ListEntry::Chunk(id, _) => bytes.extend(repository.read_chunk(id, &needed_by)?),
+            }
+        }
+    }
+    if bytes.len() as u64 != record.len {
+        return Err(damaged(format!("{} bytes", bytes.len())).into());
+    }
+    Ok(bytes)
+}
+
+/// A name that stays inside the folder.
+fn safe_name(name: &str, folder: &Path) -> Result<PathBuf, OpsError> {
+    let path = Path::new(name);
+    let safe = !name.is_empty() && path.components().all(|part| matches!(part, Component::Normal(_)));
+    if safe {
+        return Ok(path.to_owned());
+    }
+    let reason = format!("the backup names a file outside of it: {name:?}");
+    Err(OpsError::Target { target: folder.to_owned(), reason })
+}
+
+fn write_file(path: &Path, bytes: &[u8], mode: u32, overwrite: Overwrite) -> Result<(), OpsError> {
+    let failed = |source| OpsError::Write { file: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).mode(mode & 0o777);
+    match overwrite {
+        Overwrite::Refuse => options.create_new(true),
+        Overwrite::Replace => options.create(true).truncate(true),
+    };
+    let mut file = options.open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redo_numbers_go_and_other_names_stay() {
+        #[track_caller]
+        fn check(stem: &str, expected: &str) {
+            assert_eq!(without_redo_number(stem), expected);
+        }
+        check("web1-000002", "web1");
+        check("web1-2", "web1-2");
+        check("web1", "web1");
+        check("a-b-000010", "a-b");
+        check("web-00000x", "web-00000x");
+    }
+
+    #[test]
+    fn names_never_leave_the_folder() {
+        for bad in ["", "..", "../x", "/etc/shadow", "a/../../b", "./x"] {
+            assert!(safe_name(bad, Path::new("/restore")).is_err(), "{bad}");
+        }
+        assert!(safe_name("sub/web1.nvram", Path::new("/restore")).is_ok());
+    }
+}
