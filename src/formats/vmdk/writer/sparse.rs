@@ -2,7 +2,9 @@
 //!
 //! Layout, in sectors; tables are allocated whole at the start, so their places follow from the disk's size:
 //!
-//!     header 1 | descriptor | redundant directory | its tables 4 × n | directory | its tables 4 × n | pad | grains …
+//! ```text
+//! header 1 | descriptor | redundant directory | its tables 4 × n | directory | its tables 4 × n | pad | grains …
+//! ```
 //!
 //! Calls never overlap, so no grain is written twice and nobody has to look a grain up: the only state is the end of the
 //! file, an atomic counter. Table entries go to the file with each call (twice, for the redundant copy), side by side for

@@ -2,8 +2,10 @@
 //!
 //! Layout, everything on sector boundaries:
 //!
-//!     header | descriptor | pad to 128 | (grain marker + zlib data)… | table marker | table | … |
-//!     directory marker | directory | footer marker | footer | end-of-stream marker
+//! ```text
+//! header | descriptor | pad to 128 | (grain marker + zlib data)… | table marker | table | … |
+//! directory marker | directory | footer marker | footer | end-of-stream marker
+//! ```
 //!
 //! A table follows the grains of its 32 MiB of disk and is then forgotten; only the directory stays in memory, 4 bytes
 //! for each 32 MiB (256 KiB for 2 TiB). Tables without a grain are not written. The header says "directory at the end" and
