@@ -3,6 +3,9 @@
 //! In here: the offline way ([`offline`]), the watch over files while they are read ([`guard`]), and how layers are known
 //! again on another day ([`identity`]). Not in here: how images are read (`formats`), which images a machine has
 //! (`machine`), the repository. This room writes to no file of a machine.
+//!
+//! Unlike the other rooms of its line it knows two neighbours, by their types only: an open image (`formats`) and a machine
+//! with its levels (`machine`) are what it decides about. Neither of them knows this room.
 
 pub mod guard;
 pub mod identity;
@@ -11,14 +14,18 @@ pub mod offline;
 use std::io;
 use std::path::PathBuf;
 
+use crate::machine::MachineKind;
+
 /// Why a level cannot be captured.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// Somebody writes to the level that was asked for.
-    #[error("{machine} is in use: {why}; {}", ways_out(snapshots))]
+    #[error("{machine} is in use: {why}; {}", ways_out(*kind, snapshots))]
     InUse {
         /// What the machine is called.
         machine: String,
+        /// What kind of machine it is: decides what the admin can do.
+        kind: MachineKind,
         /// What shows it.
         why: String,
         /// Frozen levels that could be read instead, as they can be asked for.
@@ -54,10 +61,14 @@ pub enum CaptureError {
     },
 }
 
-fn ways_out(snapshots: &[String]) -> String {
-    if snapshots.is_empty() {
-        "power it off, or take a snapshot of it and back that up with --snapshot NAME".to_owned()
+fn ways_out(kind: MachineKind, snapshots: &[String]) -> String {
+    /// A lock or flag does not tell a running machine from a crashed one.
+    const IF_CRASHED: &str = "if it does not run, powering it on and off once removes what a crash left";
+    if kind == MachineKind::BlockDevice {
+        "unmount it, or name a snapshot volume of it".to_owned()
+    } else if snapshots.is_empty() {
+        format!("power it off, or take a snapshot of it and back that up with --snapshot NAME; {IF_CRASHED}")
     } else {
-        format!("power it off, or back up a frozen level: --snapshot {}", snapshots.join(" | "))
+        format!("power it off, or back up a frozen level: --snapshot {}; {IF_CRASHED}", snapshots.join(" | "))
     }
 }

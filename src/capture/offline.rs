@@ -58,7 +58,8 @@ pub fn take(
     let captured: Vec<CapturedDisk> = captured.collect();
     for disk in captured.iter().filter(|disk| !disk.frozen) {
         if let Some(why) = written_to(machine, disk) {
-            return Err(CaptureError::InUse { machine: machine.name.clone(), why, snapshots: frozen_levels(machine) });
+            let (machine, kind, snapshots) = (machine.name.clone(), machine.kind, frozen_levels(machine));
+            return Err(CaptureError::InUse { machine, kind, why, snapshots });
         }
     }
     Ok(captured)
@@ -171,7 +172,8 @@ mod tests {
 
     #[test]
     fn what_is_in_use() {
-        let way_out = "power it off, or back up a frozen level: --snapshot \"two\" | \"one\"";
+        let crashed = "if it does not run, powering it on and off once removes what a crash left";
+        let way_out = format!("power it off, or back up a frozen level: --snapshot \"two\" | \"one\"; {crashed}");
         let locked = Err(format!("web1 is in use: the lock web1.vmx.lck is held; {way_out}"));
         let flagged = Err(format!("web1 is in use: c: flag set; {way_out}"));
         assert_eq!(take_at(&machine(true), "current", ""), locked);
@@ -182,11 +184,14 @@ mod tests {
         let mut single = machine(true);
         single.snapshots.clear();
         single.disks[0].image = "a".into();
-        let alone = "power it off, or take a snapshot of it and back that up with --snapshot NAME";
+        let alone = format!("power it off, or take a snapshot of it and back that up with --snapshot NAME; {crashed}");
         for choice in ["current", "base"] {
             let expected = Err(format!("web1 is in use: the lock web1.vmx.lck is held; {alone}"));
             assert_eq!(take_at(&single, choice, ""), expected);
         }
+        single.kind = MachineKind::BlockDevice;
+        let device = take_at(&single, "current", "").unwrap_err();
+        assert!(device.ends_with("; unmount it, or name a snapshot volume of it"), "{device}");
         single.running = None;
         assert_eq!(take_at(&single, "base", ""), Ok((vec!["a".to_owned()], false)));
     }
@@ -196,7 +201,7 @@ mod tests {
         let mut machine = machine(true);
         machine.snapshots[1].name = "one".to_owned();
         let message = take_at(&machine, "current", "").unwrap_err();
-        assert!(message.ends_with("--snapshot 2 | 1"), "{message}");
+        assert!(message.contains("--snapshot 2 | 1; "), "{message}");
     }
 
     #[test]

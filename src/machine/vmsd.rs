@@ -249,4 +249,16 @@ mod tests {
         let text = list(&[(1, None)]) + "snapshot0.disk0.fileName = \"../../etc/shadow\"";
         assert_eq!(read(&text).unwrap().snapshots[0].frozen[0].1, Path::new("/nowhere/../../etc/shadow"));
     }
+
+    proptest::proptest! {
+        /// A list is accepted exactly if following parents from any snapshot ends at one without parent, which a walk of as
+        /// many steps as there are snapshots can tell.
+        #[test]
+        fn only_trees_are_accepted(parents in proptest::collection::vec(0u64..8, 0..7)) {
+            let tree: Vec<(u64, Option<u64>)> = (1..).zip(parents).map(|(uid, parent)| (uid, Some(parent))).collect();
+            let parent_of = |uid: u64| tree.iter().find(|(known, _)| *known == uid).and_then(|(_, parent)| *parent);
+            let ends = |uid: u64| (0..tree.len()).scan(uid, |at, _| { *at = parent_of(*at)?; Some(*at) }).last() == Some(0);
+            proptest::prop_assert_eq!(read(&list(&tree)).is_ok(), tree.iter().all(|(uid, _)| ends(*uid)), "{:?}", tree);
+        }
+    }
 }

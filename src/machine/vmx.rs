@@ -74,8 +74,9 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
     if disks.is_empty() {
         return Err(MachineError::NoDisk { file: vmx.file().to_path_buf(), skipped: warnings });
     }
-    let nvram = vmx.exact("nvram")?.map(str::to_owned);
-    let vmxf = vmx.exact("extendedconfigfile")?.map(str::to_owned);
+    // Inexact names are fine here: they match no file of the folder, and that becomes a warning.
+    let nvram = vmx.text("nvram").map(str::to_owned);
+    let vmxf = vmx.text("extendedconfigfile").map(str::to_owned);
     Ok(Vmx { name, identity, disks, nvram, vmxf, warnings })
 }
 
@@ -377,5 +378,20 @@ mod tests {
         );
         let many: String = (0..1025).map(|unit| format!("scsi0:{unit}.present = \"TRUE\"\n")).collect();
         refused(&many, "/nowhere/web1.vmx: disks: expected at most 1024, found 1025");
+    }
+
+    proptest::proptest! {
+        /// Whatever a definition says: it is refused, or its disks hang at different slots in their order.
+        #[test]
+        fn slots_are_unique_and_in_order(lines in proptest::collection::vec(
+            ("(ide|sata|scsi|nvme|x)[0-3]{0,2}:?[0-9]{1,5}", "(present|fileName|deviceType|mode|x)",
+             "(TRUE|FALSE|a.vmdk|b.ISO|/c/d.vmdk|cdrom-image|rawDisk|independent-persistent|\\PC{0,8})"), 0..40)
+        ) {
+            let text: String = lines.iter().map(|(slot, key, value)| format!("{slot}.{key} = \"{value}\"\n")).collect();
+            if let Ok(vmx) = read(&text) {
+                let slots: Vec<Slot> = vmx.disks.iter().map(|disk| parse_slot(&disk.slot).unwrap()).collect();
+                proptest::prop_assert!(!slots.is_empty() && slots.is_sorted_by(|one, other| one < other), "{:?}", slots);
+            }
+        }
     }
 }
