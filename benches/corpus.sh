@@ -91,6 +91,8 @@ dir=$(cd "$dir" && pwd)
 root=$dir/.mounted
 loop=
 
+# A failure inside `build` must reach the person, not only the log that stderr is then.
+exec 3>&2
 clean_up() {
     local status=$?
     trap - EXIT
@@ -98,7 +100,7 @@ clean_up() {
     if [[ -n $loop ]]; then losetup --detach "$loop" 2>/dev/null || true; fi
     rmdir "$root" 2>/dev/null || true
     rm -f "$dir"/*.partial
-    ((status == 0)) || printf 'corpus.sh: failed (exit %d); see the newest %s/*.log\n' "$status" "$dir" >&2
+    ((status == 0)) || printf 'corpus.sh: failed (exit %d); see the newest %s/*.log\n' "$status" "$dir" >&3
     exit "$status"
 }
 trap clean_up EXIT
