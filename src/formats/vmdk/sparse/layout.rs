@@ -23,7 +23,6 @@ const FLAG_NEWLINE_TEST: u32 = 0x1;
 const FLAG_REDUNDANT_DIRECTORY: u32 = 0x2;
 const FLAG_ZEROED_GRAINS: u32 = 0x4;
 const FLAG_COMPRESSED: u32 = 0x1_0000;
-const FLAG_MARKERS: u32 = 0x2_0000;
 
 /// Where everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +45,6 @@ pub(crate) struct MapLayout {
     pub directory: Directory,
     /// The second copy of directory and tables.
     pub redundant_directory: Option<FileOffset>,
-    /// Everything in the file is announced by a marker, and the last one says that it is complete.
-    pub has_markers: bool,
 }
 
 /// Where the grain directory is.
@@ -98,7 +95,6 @@ impl RawHeader {
             has_zeroed_grains: self.flags & FLAG_ZEROED_GRAINS != 0,
             directory,
             redundant_directory: sector_offset(self.redundant_directory_at).filter(|_| has_redundant),
-            has_markers: self.flags & FLAG_MARKERS != 0,
         };
         Ok(Layout { map: Some(map), descriptor, is_unclean })
     }
