@@ -170,7 +170,11 @@ mod tests {
 
     fn pieces(segment: &[u8]) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        chunker().cut(segment, |piece| Ok::<(), ()>(pieces.push(piece))).unwrap();
+        let outcome: Result<(), ()> = chunker().cut(segment, |piece| {
+            pieces.push(piece);
+            Ok(())
+        });
+        outcome.unwrap();
         pieces
     }
 

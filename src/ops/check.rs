@@ -74,9 +74,9 @@ fn fault(report: &mut CheckReport, what: impl ToString, error: &RepoError) {
 
 fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
     let store = repository.store();
-    for (name, slot) in crate::repo::keys::list(store)? {
-        if let Err(error) = slot {
-            fault(report, name, &error);
+    for slot in crate::repo::keys::list(store)? {
+        if let Err(error) = slot.info {
+            fault(report, slot.name, &error);
         }
     }
     let (sessions, generations) = session::names(store)?;

@@ -151,11 +151,10 @@ fn commit(
     let name = manifest::object_name(manifest.backup);
     object::put(repository.store(), repository.keys(), Kind::Manifest, &name, &manifest.encode())?;
     // A prune that began in between may not have seen the manifest: what it needs must still be there.
-    if session::newest_generation(repository.store())? != manifest.generation {
-        if let Err(error) = prove_packs(repository, state) {
-            let _ = repository.store().remove(&name); // never report a backup that cannot be restored
-            return Err(error);
-        }
+    let moved = session::newest_generation(repository.store())? != manifest.generation;
+    if moved && let Err(error) = prove_packs(repository, state) {
+        let _ = repository.store().remove(&name); // never report a backup that cannot be restored
+        return Err(error);
     }
     Ok(())
 }

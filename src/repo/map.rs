@@ -27,7 +27,8 @@ pub enum ListEntry {
 }
 
 impl ListEntry {
-    /// Length in bytes.
+    /// Length in bytes; never 0.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(self) -> u32 {
         match self {
             ListEntry::Zero(len) | ListEntry::Chunk(_, len) => len,

@@ -19,9 +19,9 @@ use super::error::OpsError;
 use super::event::{Control, Event};
 use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, MachineIdentity, MachineKind};
+use crate::repo::Repository;
 use crate::repo::intake::{self, Committed, Counters, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
-use crate::repo::Repository;
 use plan::Earlier;
 use source::Source;
 

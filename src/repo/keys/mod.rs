@@ -115,14 +115,22 @@ pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
     Ok(store.remove(&object_name(id))?)
 }
 
+/// A slot as the store has it.
+pub struct ListedSlot {
+    /// Its object's name.
+    pub name: ObjectName,
+    /// What is known without opening it, or what is wrong with it.
+    pub info: Result<SlotInfo, RepoError>,
+}
+
 /// What is known of each slot without opening it; a damaged one is an error in its place.
 ///
 /// # Errors
 /// [`RepoError::Store`].
-pub fn list(store: &dyn ObjectStore) -> Result<Vec<(ObjectName, Result<SlotInfo, RepoError>)>, RepoError> {
+pub fn list(store: &dyn ObjectStore) -> Result<Vec<ListedSlot>, RepoError> {
     let slots = names(store)?.into_iter().map(|name| {
         let info = load(store, &name).map(|slot| slot.info().clone());
-        (name, info)
+        ListedSlot { name, info }
     });
     Ok(slots.collect())
 }
