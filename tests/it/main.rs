@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod capture_offline;
+mod damaged_objects;
 mod formats_built;
 mod formats_hostile;
 mod formats_inspect;
 mod formats_vmdk;
 mod formats_writers;
 mod machine_vmware;
+mod power_loss;
 mod qemu;
+mod world;
