@@ -3,6 +3,7 @@
 // A failed step of a test's own stage is a failed test; clippy's exception for tests does not reach its functions.
 #![allow(clippy::unwrap_used)]
 
+mod backup_levels;
 mod capture_offline;
 mod damaged_objects;
 mod formats_built;
