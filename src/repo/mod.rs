@@ -26,6 +26,8 @@ pub mod session;
 pub mod store;
 pub mod sync;
 pub mod text;
+#[cfg(test)]
+mod vectors;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
