@@ -51,8 +51,9 @@ impl ChunkSizes {
         if [min, avg, max].iter().any(|size| size % 2 != 0) {
             return Err("chunk sizes must be even");
         }
-        if min < 64 || avg < 256 || !(min < avg && avg < max) {
-            return Err("chunk sizes must satisfy 64 ≤ min < avg < max and avg ≥ 256");
+        // The list of a segment (36 bytes a chunk, and twice the chunks where parts were cut anew) must fit into 1 MiB.
+        if min < 512 || !(min < avg && avg < max) {
+            return Err("chunk sizes must satisfy 512 ≤ min < avg < max");
         }
         if max as usize > 1 << 20 {
             return Err("chunks must not be longer than 1 MiB");
@@ -220,6 +221,7 @@ mod tests {
         assert!(good.validate().is_ok());
         for bad in [
             ChunkSizes { min: 4097, ..good },
+            ChunkSizes { min: 510, ..good },
             ChunkSizes { min: 16 << 10, ..good },
             ChunkSizes { max: 2 << 20, ..good },
             ChunkSizes { max: 16 << 10, ..good },

@@ -9,8 +9,11 @@ use super::ids::ChunkId;
 /// Chunks are gathered until a blob holds this many plain bytes: a random read unpacks a whole blob, so this trades
 /// stored size against the latency of a mount (DESIGN, section 5).
 pub const BLOB_PLAIN_BYTES_TARGET: usize = 256 << 10;
-/// No blob holds more plain bytes: what reading one chunk can cost at most.
-pub const BLOB_PLAIN_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+/// No chunk, of data or of a map, is longer.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// No blob holds more plain bytes: what reading one chunk can cost at most. A blob is closed as soon as it has its target,
+/// so it overshoots by less than its last chunk.
+pub const BLOB_PLAIN_BYTES_MAX: usize = BLOB_PLAIN_BYTES_TARGET + CHUNK_BYTES_MAX;
 /// zstd level of new blobs.
 const LEVEL: i32 = 3;
 
@@ -153,6 +156,17 @@ mod tests {
             assert_eq!(unpack(blob.codec, blob.bytes, blob.plain_len).unwrap(), content);
         }
         assert!(packer.take().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_longest_chunk_after_an_almost_full_blob_stays_within_what_a_directory_accepts() {
+        use crate::repo::pack::directory::{Directory, DirectoryBuilder};
+        let mut packer = BlobPacker::default();
+        assert!(packer.add(ChunkId([1; 32]), &[1; BLOB_PLAIN_BYTES_TARGET - 1]).unwrap().is_none());
+        let blob = packer.add(ChunkId([2; 32]), &[2; CHUNK_BYTES_MAX]).unwrap().unwrap();
+        let mut builder = DirectoryBuilder::default();
+        builder.add(blob.bytes.len() as u32 + 16, blob.plain_len, blob.codec, &blob.chunks);
+        assert!(Directory::decode(&builder.encode(), 64 << 20).is_ok());
     }
 
     #[test]

@@ -66,8 +66,8 @@ pub struct State {
     in_flight: [Mutex<HashSet<ChunkId>>; SHARDS],
     /// Packs that chunks were found in instead of being stored again.
     relied_on: Mutex<HashSet<PackId>>,
-    /// Packs stored in this run.
-    added: Mutex<Vec<PackId>>,
+    /// Packs stored in this run, with their lengths.
+    added: Mutex<Vec<(PackId, u64)>>,
     /// Directories not yet published.
     unpublished: Mutex<Vec<FinishedPack>>,
     /// The first error of a pack writer.
@@ -166,8 +166,9 @@ fn prove_packs(repository: &Repository, state: &State) -> Result<u64, RepoError>
     let listed = listed_packs(repository.store())?;
     let added = lock(&state.added);
     let relied_on = lock(&state.relied_on);
-    let missing: Vec<PackId> =
-        added.iter().chain(relied_on.iter()).copied().filter(|id| !listed.contains_key(id)).collect();
+    let cut = added.iter().filter(|(id, len)| listed.get(id) != Some(len)).map(|(id, _)| *id);
+    let gone = relied_on.iter().copied().filter(|id| !listed.contains_key(id));
+    let missing: Vec<PackId> = cut.chain(gone).collect();
     match missing.first() {
         Some(first) => Err(RepoError::PacksVanished { count: missing.len(), first: first.to_string() }),
         None => Ok(generation),
@@ -232,7 +233,7 @@ fn settle(repository: &Repository, state: &State, pack: FinishedPack) -> Result<
     for (id, _) in directory.chunks() {
         lock(state.shard(*id)).remove(id);
     }
-    lock(&state.added).push(pack.id);
+    lock(&state.added).push((pack.id, pack.len));
     lock(&state.unpublished).push(pack);
     publish(repository, state, SEGMENT_BYTES_TARGET)
 }

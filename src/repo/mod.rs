@@ -27,6 +27,8 @@ pub mod session;
 pub mod store;
 pub mod sync;
 pub mod text;
+#[cfg(test)]
+mod vectors;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -318,20 +320,33 @@ impl Repository {
     }
 }
 
+/// Refuses a store that holds anything, but for what a creation leaves that died before its last step: without a
+/// configuration nothing was ever stored, so its slot and generation are worth nothing and go.
 fn refuse_unless_empty(store: &dyn ObjectStore) -> Result<(), RepoError> {
+    let mut unfinished = Vec::new();
     let mut found = None;
     store.list("", &mut |object| {
+        if ["keys/", "generations/"].iter().any(|folder| object.name.as_str().starts_with(folder)) {
+            unfinished.push(object.name);
+            return ControlFlow::Continue(());
+        }
         found = Some(object.name.to_string());
         ControlFlow::Break(())
     })?;
     store.foreign("", &mut |name| {
-        found.get_or_insert_with(|| name.to_owned());
-        ControlFlow::Break(())
+        let left_by_us = name.rsplit('/').next().is_some_and(|last| last.starts_with('.'));
+        if !left_by_us {
+            found.get_or_insert_with(|| name.to_owned());
+        }
+        ControlFlow::Continue(())
     })?;
-    match found {
-        Some(found) => Err(RepoError::NotEmpty { place: store.place(), found }),
-        None => Ok(()),
+    if let Some(found) = found {
+        return Err(RepoError::NotEmpty { place: store.place(), found });
     }
+    for name in unfinished {
+        store.remove(&name)?;
+    }
+    Ok(())
 }
 
 /// This host's name, for sessions and manifests.

@@ -186,6 +186,11 @@ impl ObjectCipher {
         }
         let (cipher, commitment) = keys.object_key(&header, name);
         if !constant_time_equal(&commitment, &header[48..]) {
+            // A later version, or a later epoch, derives another key; so does a damaged byte. Nobody can tell which.
+            if header[9] != VERSION || header[10..16] != [0; 6] {
+                let found = format!("{:02x?}: damage, or written by a later version", &header[9..16]);
+                return Err(damaged("version, epoch and flags", 9, "1 and zeros", found));
+            }
             return Err(RepoError::unauthentic(name, "key commitment", 48));
         }
         // Authenticated from here on (the key covers kind, version, epoch and flags): these are honest, not damaged.
@@ -303,6 +308,21 @@ mod tests {
         }
         let other = Keys::derive(&MasterSecret([7; 32]), RepoId([8; 16]));
         assert!(ObjectCipher::open(&other, Kind::Manifest, "manifests/a", &header).is_err());
+    }
+
+    #[test]
+    fn what_may_be_of_a_later_version_is_said_to_be() {
+        let keys = keys();
+        let mut header = *ObjectCipher::create(&keys, Kind::Manifest, "manifests/a").header();
+        for at in [9, 10, 12] {
+            header[at] ^= 2;
+            let Err(error) = ObjectCipher::open(&keys, Kind::Manifest, "manifests/a", &header) else { panic!("{at}") };
+            assert!(error.to_string().contains("later version"), "{error}");
+            header[at] ^= 2;
+        }
+        header[20] ^= 1;
+        let Err(error) = ObjectCipher::open(&keys, Kind::Manifest, "manifests/a", &header) else { panic!("the salt") };
+        assert!(error.to_string().contains("key commitment"), "{error}");
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub fn decode<'a>(object: &str, bytes: &'a [u8], count: usize) -> Result<Vec<&'a
     if last != expected {
         return Err(damaged(at, expected.trim_end().to_owned(), last.trim_end().chars().take(80).collect()));
     }
-    let lines: Vec<&str> = body.lines().collect();
+    // Not `lines()`, which would also swallow a carriage return: lines are authenticated to the letter.
+    let lines: Vec<&str> = body.split_terminator('\n').collect();
     if lines.len() != count {
         return Err(damaged(0, format!("{count} lines"), format!("{} lines", lines.len())));
     }

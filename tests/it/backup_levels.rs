@@ -84,7 +84,7 @@ fn each_level_reads_only_its_redo_log_and_restores_equal() {
         }
         let raw = place.path().join(format!("{number}.raw"));
         restore_raw(&repository, manifest, &raw);
-        qemu::img(&["compare", "-f", "raw", "-F", "vmdk", raw.to_str().unwrap(), folder.join(image).to_str().unwrap()]);
+        qemu::img(Path::new("/"), &["compare", "-f", "raw", "-F", "vmdk", raw.to_str().unwrap(), folder.join(image).to_str().unwrap()]);
         parent = Some(manifest.backup);
     }
 }
@@ -215,7 +215,7 @@ fn a_restored_machine_has_its_disks_and_definition() {
     assert_eq!(read_back.disks[0].image, to.join("web1.vmdk"));
     assert_eq!(read_back.snapshots.len(), 0);
     let original = folder.join("web1-000002.vmdk");
-    qemu::img(&[
+    qemu::img(Path::new("/"), &[
         "compare",
         "-f",
         "vmdk",
@@ -273,7 +273,7 @@ fn every_format_restores_equal() {
         let restored = restore_disk(&repository, &manifest, 0, &target, quiet(&interrupt)).unwrap();
         assert!(restored.verified > 0);
         let (image, path) = (source.image(), path.to_str().unwrap().to_owned());
-        qemu::img(&["compare", "-f", "raw", "-F", qemu_format, image.to_str().unwrap(), &path]);
+        qemu::img(Path::new("/"), &["compare", "-f", "raw", "-F", qemu_format, image.to_str().unwrap(), &path]);
         let again = restore_disk(&repository, &manifest, 0, &target, quiet(&interrupt));
         assert!(again.is_err(), "{format:?}: an existing file is left alone");
     }

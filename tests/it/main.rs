@@ -11,6 +11,7 @@ mod formats_hostile;
 mod formats_inspect;
 mod formats_vmdk;
 mod formats_writers;
+mod independent_reader;
 mod machine_vmware;
 mod power_loss;
 mod qemu;

@@ -12,7 +12,7 @@ use nom::bytes::take;
 use nom::multi::length_count;
 use nom::number::complete::{le_u8, le_u32};
 
-use crate::repo::blob::{BLOB_PLAIN_BYTES_MAX, Codec};
+use crate::repo::blob::{BLOB_PLAIN_BYTES_MAX, CHUNK_BYTES_MAX, Codec};
 use crate::repo::ids::ChunkId;
 use crate::repo::seal::{HEADER_BYTES, TAG_BYTES};
 
@@ -114,12 +114,19 @@ impl Directory {
         let Some(end) = end else {
             return Err(BadDirectory(format!("blob {blob} at {at} with {} bytes leaves the pack", raw.sealed_len)));
         };
+        // A blob that compression would lengthen is stored as it is, so none is longer than its plain bytes may be.
+        if raw.sealed_len as usize > BLOB_PLAIN_BYTES_MAX + TAG_BYTES {
+            return Err(BadDirectory(format!("blob {blob}: {} sealed bytes, more than allowed", raw.sealed_len)));
+        }
         let first = u32::try_from(self.chunks.len()).map_err(|_| BadDirectory("too many chunks".to_owned()))?;
         self.first_chunk.push(first);
         let mut chunk_at = 0u32;
         for (id, len) in raw.chunks {
             let id = ChunkId(id.try_into().expect("the parser took 32 bytes"));
             let chunk_end = chunk_at.checked_add(len).filter(|end| *end <= raw.plain_len && len > 0);
+            if len as usize > CHUNK_BYTES_MAX {
+                return Err(BadDirectory(format!("blob {blob}: a chunk of {len} bytes, more than allowed")));
+            }
             let Some(chunk_end) = chunk_end else {
                 return Err(BadDirectory(format!("blob {blob}: chunk at {chunk_at} with {len} bytes leaves it")));
             };
@@ -240,12 +247,18 @@ mod tests {
         refused(&[one_blob(20, 4, 1, &[4]), vec![0]].concat(), 100, "1 bytes follow");
         refused(&one_blob(21, 4, 1, &[4]), 100, "leaves the pack");
         refused(&one_blob(u32::MAX, 4, 1, &[4]), 100, "leaves the pack");
+        let longest = (BLOB_PLAIN_BYTES_MAX + TAG_BYTES) as u32;
+        assert!(Directory::decode(&one_blob(longest, 4, 1, &[4]), 64 << 20).is_ok());
+        refused(&one_blob(longest + 1, 4, 1, &[4]), 64 << 20, "sealed bytes, more than allowed");
         refused(&one_blob(15, 4, 1, &[4]), 100, "less than a tag");
         refused(&one_blob(20, 4, 9, &[4]), 100, "unknown codec 9");
         refused(&one_blob(20, 2 << 20, 1, &[4]), 100, "more than allowed");
         refused(&one_blob(20, 4, 1, &[5]), 100, "leaves it");
         refused(&one_blob(20, 4, 1, &[3]), 100, "cover 3 of 4");
         refused(&one_blob(20, 4, 1, &[4, 0]), 100, "leaves it");
-        refused(&one_blob(20, 4, 1, &[u32::MAX, 5]), 100, "leaves it");
+        refused(&one_blob(20, 4, 1, &[u32::MAX, 5]), 100, "a chunk of 4294967295 bytes");
+        let chunk = CHUNK_BYTES_MAX as u32;
+        assert!(Directory::decode(&one_blob(20, chunk, 1, &[chunk]), 100).is_ok());
+        refused(&one_blob(20, chunk + 1, 1, &[chunk + 1]), 100, "a chunk of 1048577 bytes");
     }
 }
