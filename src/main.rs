@@ -1,3 +1,5 @@
-//! Parses the command line, runs one verb, and turns the outcome into an exit code.
+//! Runs the command line and ends with its exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    abbild::cli::main()
+}

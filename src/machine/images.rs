@@ -100,6 +100,7 @@ fn without_definition(name: String, folder: &Path, kind: MachineKind, images: Ve
         definition_files: Vec::new(),
         snapshots: Vec::new(),
         running: None,
+        notes: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -171,6 +171,7 @@ mod tests {
                 })
                 .collect(),
             running: None,
+            notes: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -38,7 +38,9 @@ pub struct Machine {
     pub snapshots: Vec<MachineSnapshot>,
     /// What looks as if the machine were running (lock folder beside the definition); `None` if nothing does.
     pub running: Option<String>,
-    /// What was found and skipped (CD-ROMs, raw devices, independent disks), and why; goes into the report.
+    /// What was skipped without a loss: CD-ROM drives, CD images, empty slots.
+    pub notes: Vec<String>,
+    /// What a restore would lack (raw devices, unreadable files), and why; goes into the report.
     pub warnings: Vec<String>,
 }
 

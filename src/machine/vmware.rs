@@ -44,6 +44,7 @@ pub(super) fn read(vmx_file: &Path) -> Result<Machine, MachineError> {
         definition_files,
         snapshots: vmsd.snapshots,
         running,
+        notes: vmx.notes,
         warnings,
     })
 }

@@ -29,6 +29,8 @@ pub(super) struct Vmx {
     pub(super) nvram: Option<String>,
     /// `extendedConfigFile`, as it stands there.
     pub(super) vmxf: Option<String>,
+    /// Skipped because a restore lacks nothing without it: CD-ROM drives, empty slots.
+    pub(super) notes: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -57,7 +59,7 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
         None => MachineIdentity::Name(name.clone()),
     };
     let mut disks = Vec::new();
-    let mut warnings = Vec::new();
+    let (mut notes, mut warnings) = (Vec::new(), Vec::new());
     if let Some(uuid) = vmx.text("uuid.bios").filter(|uuid| normal_uuid(uuid).is_none()) {
         warnings.push(format!("uuid.bios is no UUID ({}): the machine is known by its name", shown(uuid)));
     }
@@ -68,22 +70,30 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
                 disks.push(MachineDisk { slot, image });
             }
             Attached::Skipped(reason) => warnings.push(format!("{slot}: skipped: {reason}")),
+            Attached::NoDisk(what) => notes.push(format!("{slot}: skipped: {what}")),
             Attached::Nothing => {}
         }
     }
     if disks.is_empty() {
-        return Err(MachineError::NoDisk { file: vmx.file().to_path_buf(), skipped: warnings });
+        notes.append(&mut warnings);
+        return Err(MachineError::NoDisk { file: vmx.file().to_path_buf(), skipped: notes });
     }
     // Inexact names are fine here: they match no file of the folder, and that becomes a warning.
     let nvram = vmx.text("nvram").map(str::to_owned);
     let vmxf = vmx.text("extendedconfigfile").map(str::to_owned);
-    Ok(Vmx { name, identity, disks, nvram, vmxf, warnings })
+    Ok(Vmx { name, identity, disks, nvram, vmxf, notes, warnings })
 }
 
 /// What hangs at a slot.
 enum Attached {
-    Disk { image: PathBuf, remark: Option<String> },
+    Disk {
+        image: PathBuf,
+        remark: Option<String>,
+    },
+    /// A disk that is left out, and why.
     Skipped(String),
+    /// No disk of the machine's own: what it is instead.
+    NoDisk(String),
     Nothing,
 }
 
@@ -99,16 +109,16 @@ fn attached(vmx: &Dictionary, prefix: &str, folder: &Path) -> Result<Attached, M
     }
     let kind = vmx.text(&key("devicetype")).unwrap_or("disk").to_ascii_lowercase();
     if kind.contains("cdrom") {
-        return Ok(Attached::Skipped(format!("a CD-ROM drive ({kind})")));
+        return Ok(Attached::NoDisk(format!("a CD-ROM drive ({kind})")));
     }
     if kind.contains("raw") || kind.contains("passthru") {
         return Ok(Attached::Skipped(format!("a raw device ({kind}): its content is in no file of the machine")));
     }
     let Some(file) = shown_file else {
-        return Ok(Attached::Skipped("no fileName".to_owned()));
+        return Ok(Attached::NoDisk("no fileName".to_owned()));
     };
     if lower_extension(file) == "iso" {
-        return Ok(Attached::Skipped(format!("{} is a CD image", shown(file))));
+        return Ok(Attached::NoDisk(format!("{} is a CD image", shown(file))));
     }
     let exact = vmx.exact(&key("filename"))?.unwrap_or(file).trim();
     let (image, moved) = locate(folder, exact);
@@ -223,7 +233,8 @@ mod tests {
         let vmx = read(lines).unwrap();
         let found: Vec<_> = vmx.disks.iter().map(|d| (d.slot.as_str(), d.image.to_str().unwrap())).collect();
         assert_eq!(found, expected, "{lines}");
-        assert_eq!(vmx.warnings, warnings, "{lines}");
+        let said: Vec<&String> = vmx.notes.iter().chain(&vmx.warnings).collect();
+        assert_eq!(said, warnings, "{lines}");
     }
 
     #[test]
@@ -292,6 +303,17 @@ mod tests {
                powered off has it",
             ],
         );
+    }
+
+    #[test]
+    fn what_no_restore_lacks_is_a_note_and_no_warning() {
+        let second = |lines: &str| read(&with(&format!("scsi0:1.present = \"TRUE\"\n{lines}"))).unwrap();
+        for harmless in ["scsi0:1.deviceType = \"cdrom-image\"", "scsi0:1.fileName = \"x.iso\"", ""] {
+            let vmx = second(harmless);
+            assert_eq!((vmx.notes.len(), vmx.warnings.len()), (1, 0), "{harmless}");
+        }
+        let vmx = second("scsi0:1.fileName = \"r.vmdk\"\nscsi0:1.deviceType = \"rawDisk\"");
+        assert_eq!((vmx.notes.len(), vmx.warnings.len()), (0, 1));
     }
 
     #[test]

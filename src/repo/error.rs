@@ -137,6 +137,20 @@ pub enum RepoError {
 }
 
 impl RepoError {
+    /// Whether the index cache is held by another process of this host.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, RepoError::Index { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy))
+    }
+
+    /// Whether the store's medium, or that of the index cache, is full.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            RepoError::Store(error) => matches!(error, StoreError::NoSpace { .. }),
+            RepoError::Index { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+
     /// An object that ends too early.
     pub(crate) fn short(object: &str, expected: u64, found: u64) -> RepoError {
         RepoError::Damaged {

@@ -43,6 +43,9 @@ pub struct Manifest {
     pub parent: Option<BackupId>,
     /// What it cost.
     pub statistics: Statistics,
+    /// Harmless facts: what was skipped without a loss.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What was less than asked for, or odd.
     pub warnings: Vec<String>,
     /// The host it was made on.

@@ -34,6 +34,9 @@ pub struct BackupOptions {
     pub full_read: bool,
     /// Folders besides the machine's own that its images may name files in.
     pub allowed_folders: Vec<PathBuf>,
+    /// Read images as raw, whatever their first bytes say: a guest can write any magic there. For machines without a
+    /// definition only.
+    pub as_raw: bool,
 }
 
 /// Takes a backup of `machine`.
@@ -49,7 +52,7 @@ pub fn backup(
     let began = Instant::now();
     let mut warnings = machine.warnings.clone();
     control.tell(Event::Step("opening the machine's images"));
-    let source = Source::open(machine, &options.level, &options.allowed_folders)?;
+    let source = Source::open(machine, options)?;
     warnings.extend(source.warnings.iter().cloned());
     control.tell(Event::Step("looking at the repository"));
     let earlier = earlier_backups(repository, machine, options, &mut warnings)?;
@@ -142,6 +145,7 @@ fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: V
         files: Vec::new(),
         parent: None,
         statistics: Statistics::default(),
+        notes: machine.notes.clone(),
         warnings,
         host: crate::repo::host_name(),
         made_by: format!("abbild {}", env!("CARGO_PKG_VERSION")),

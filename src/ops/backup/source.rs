@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::capture::guard::FileGuard;
 use crate::capture::offline::{self, OpenedDisk};
 use crate::formats::{self, Image, OpenPolicy};
-use crate::machine::level::{SnapshotChoice, choose};
+use crate::machine::level::choose;
 use crate::machine::{Machine, MachineKind, MachineSnapshot};
 use crate::ops::OpsError;
+use crate::ops::backup::BackupOptions;
 
 /// A machine's disks, open at one level.
 pub struct Source {
@@ -32,17 +33,20 @@ pub struct SourceDisk {
 }
 
 impl Source {
-    /// Opens every disk of `machine` at `level`, and refuses what a running machine may be writing to. Images may name
-    /// files in the machine's folder and in the `allowed` ones (parents of linked clones).
+    /// Opens every disk of `machine` at the level asked for, and refuses what a running machine may be writing to. Images
+    /// may name files in the machine's folder and in the allowed ones (parents of linked clones).
     ///
     /// # Errors
     /// [`OpsError`] naming the disk's file and what to do.
-    pub fn open(machine: &Machine, level: &SnapshotChoice, allowed: &[PathBuf]) -> Result<Source, OpsError> {
-        let chosen = choose(machine, level)?;
+    pub fn open(machine: &Machine, options: &BackupOptions) -> Result<Source, OpsError> {
+        let chosen = choose(machine, &options.level)?;
         let mut warnings = chosen.warnings.clone();
         let mut opened = Vec::new();
         for disk in &chosen.disks {
-            let image = formats::open(disk.level.image(), &policy(machine, disk.level.image(), allowed)?)?;
+            let path = disk.level.image();
+            let policy = policy(machine, path, &options.allowed_folders)?;
+            let as_raw = options.as_raw && machine.kind != MachineKind::Vmware;
+            let image = if as_raw { formats::open_raw(path, &policy)? } else { formats::open(path, &policy)? };
             opened.push(OpenedDisk { slot: disk.slot.clone(), image });
         }
         let captured = offline::take(machine, &chosen, opened)?;

@@ -28,6 +28,8 @@ pub struct RestoredMachine {
     pub disks: Vec<RestoredDisk>,
     /// Its definition files.
     pub files: Vec<PathBuf>,
+    /// What was adjusted so that the machine can use its disks.
+    pub notes: Vec<String>,
     /// What is not as it was.
     pub warnings: Vec<String>,
 }
@@ -46,8 +48,13 @@ pub fn restore_machine(
 ) -> Result<RestoredMachine, OpsError> {
     prepare_folder(folder, overwrite)?;
     let names = disk_names(manifest, format);
-    let mut restored =
-        RestoredMachine { folder: folder.to_owned(), disks: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    let mut restored = RestoredMachine {
+        folder: folder.to_owned(),
+        disks: Vec::new(),
+        files: Vec::new(),
+        notes: Vec::new(),
+        warnings: Vec::new(),
+    };
     for (number, name) in names.iter().enumerate() {
         let target = DiskTarget::File { path: folder.join(name), format, overwrite };
         let disk = restore_disk(repository, manifest, number, &target, control)?;
@@ -58,13 +65,20 @@ pub fn restore_machine(
     let slots: Vec<(String, String)> = manifest.disks.iter().map(|disk| disk.slot.clone()).zip(names).collect();
     for record in &manifest.files {
         let bytes = read_file(repository, record)?;
-        for (name, bytes) in adjusted(record, bytes, &slots, format, &mut restored.warnings) {
+        for (name, bytes) in adjusted(record, bytes, &slots, format, &mut restored) {
             let path = folder.join(safe_name(&name, folder)?);
             write_file(&path, &bytes, record.mode, overwrite)?;
             restored.files.push(path);
         }
     }
     Ok(restored)
+}
+
+/// The names of all files that [`restore_machine`] may write, for a plan: nothing is read for it.
+pub fn planned_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
+    let files = manifest.files.iter().map(|file| file.name.clone());
+    let originals = files.clone().map(|name| format!("{name}.orig"));
+    disk_names(manifest, format).into_iter().chain(files.clone()).chain(originals).collect()
 }
 
 fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
@@ -116,12 +130,14 @@ fn adjusted(
     bytes: Vec<u8>,
     slots: &[(String, String)],
     format: DiskFormat,
-    warnings: &mut Vec<String>,
+    restored: &mut RestoredMachine,
 ) -> Vec<(String, Vec<u8>)> {
     let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     let new = match extension.as_deref() {
         Some("vmx") if format == DiskFormat::Raw => {
-            warnings.push(format!("{}: kept as it was: VMware cannot use the raw images beside it", record.name));
+            restored
+                .warnings
+                .push(format!("{}: kept as it was: VMware cannot use the raw images beside it", record.name));
             return vec![(record.name.clone(), bytes)];
         }
         Some("vmx") => rewrite::vmx_with_disks(&bytes, slots),
@@ -132,7 +148,7 @@ fn adjusted(
         return vec![(record.name.clone(), bytes)];
     }
     let original = format!("{}.orig", record.name);
-    warnings.push(format!("{}: adjusted to the restored disks; as it was: {original}", record.name));
+    restored.notes.push(format!("{}: adjusted to the restored disks; as it was: {original}", record.name));
     vec![(record.name.clone(), new), (original, bytes)]
 }
 

@@ -20,7 +20,7 @@ use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
 use crate::units::ByteLen;
 
-pub use machine::{RestoredMachine, restore_machine};
+pub use machine::{RestoredMachine, planned_names, restore_machine};
 
 /// The format of a restored disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -1,0 +1,162 @@
+//! Asking for what the command line left out: machine → backup → what → target. At the end stands the command that would
+//! have done the same, so that it can be kept.
+
+use std::path::PathBuf;
+
+use dialoguer::theme::ColorfulTheme;
+use dialoguer::{Confirm, Input, Select};
+
+use super::plan::{self, Plan, Target, format_of_machine};
+use super::{Arguments, overwrite};
+use crate::cli::terminal::printable;
+use crate::cli::{Context, text};
+use crate::ops::restore::{DiskFormat, DiskTarget};
+use crate::repo::RepoError;
+use crate::repo::manifest::Manifest;
+use crate::repo::name;
+
+/// Lines of a list that are seen at once.
+const LINES_SEEN: usize = 12;
+
+/// Asks for the rest; `None` if the user would rather not.
+pub fn ask<'m>(
+    arguments: &Arguments,
+    manifests: &'m [Manifest],
+    context: &Context<'_>,
+) -> anyhow::Result<Option<Plan<'m>>> {
+    let manifest = match &arguments.backup {
+        Some(wanted) => name::find(wanted, manifests)?,
+        None => match choose_backup(manifests)? {
+            Some(manifest) => manifest,
+            None => return Ok(None),
+        },
+    };
+    let mut answered = Arguments {
+        backup: Some(text::short_id(manifest.backup)),
+        to: arguments.to.clone(),
+        disk: arguments.disk.clone(),
+        format: arguments.format,
+        in_place: arguments.in_place,
+        overwrite: arguments.overwrite,
+    };
+    if answered.disk.is_none() && answered.to.is_none() {
+        match choose_what(manifest)? {
+            Some(disk) => answered.disk = disk,
+            None => return Ok(None),
+        }
+    }
+    let to = match &answered.to {
+        Some(to) => to.clone(),
+        None => ask_target(&answered, manifest)?,
+    };
+    if !answered.overwrite && exists(&answered, &to) {
+        let question = format!("{} exists. Overwrite what is there?", printable(&to.display().to_string()));
+        if !Confirm::with_theme(&ColorfulTheme::default()).with_prompt(question).default(false).interact()? {
+            return Ok(None);
+        }
+        answered.overwrite = true;
+    }
+    let plan = plan::make(&answered, manifest, to)?;
+    context.terminal.say(&format!("this is: {}", command(&answered, &plan)));
+    Ok(Some(plan))
+}
+
+fn choose_backup(manifests: &[Manifest]) -> anyhow::Result<Option<&Manifest>> {
+    let mut machines: Vec<&str> = manifests.iter().map(|manifest| manifest.machine.as_str()).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    let machine = match machines.as_slice() {
+        [] => return Err(RepoError::UnknownBackup { wanted: "anything".to_owned(), candidates: Vec::new() }.into()),
+        [one] => *one,
+        several => match choose("Which machine?", several.iter().map(|name| (*name).to_owned()).collect())? {
+            Some(number) => several[number],
+            None => return Ok(None),
+        },
+    };
+    let backups: Vec<&Manifest> = manifests.iter().rev().filter(|manifest| manifest.machine == machine).collect();
+    let lines = backups.iter().map(|manifest| {
+        format!(
+            "{}  {}  {} ({})",
+            text::time_with_zone(manifest.instant),
+            text::short_id(manifest.backup),
+            manifest.capture.level,
+            text::bytes(manifest.statistics.size)
+        )
+    });
+    let chosen = choose(&format!("Which backup of {}?", printable(machine)), lines.collect())?;
+    Ok(chosen.map(|number| backups[number]))
+}
+
+/// The number of a disk, or none for the whole machine; nothing at all if the user would rather not.
+fn choose_what(manifest: &Manifest) -> anyhow::Result<Option<Option<String>>> {
+    let mut lines = vec![format!("the whole machine ({})", text::counted(manifest.disks.len(), "disk"))];
+    for (number, disk) in manifest.disks.iter().enumerate() {
+        lines.push(format!("only disk {number}: {}, {}, {}", disk.slot, text::bytes(disk.size), disk.file_name));
+    }
+    let chosen = choose("What?", lines)?;
+    Ok(chosen.map(|number| number.checked_sub(1).map(|disk| disk.to_string())))
+}
+
+fn ask_target(answered: &Arguments, manifest: &Manifest) -> anyhow::Result<PathBuf> {
+    let stem: String = manifest.machine.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
+    let (prompt, suggestion) = match &answered.disk {
+        None => ("Into which folder?", format!("{stem}-restored")),
+        Some(disk) => {
+            let extension = answered.format.map_or_else(|| format_of_machine(manifest), DiskFormat::from).extension();
+            ("To which file or block device?", format!("{stem}-disk{}.{extension}", disk.replace('/', "_")))
+        }
+    };
+    let theme = ColorfulTheme::default();
+    let input = Input::<String>::with_theme(&theme).with_prompt(prompt).with_initial_text(suggestion);
+    Ok(input.interact_text()?.trim().into())
+}
+
+/// Whether the target holds something that the restore would overwrite.
+fn exists(answered: &Arguments, to: &std::path::Path) -> bool {
+    if answered.in_place {
+        return false;
+    }
+    match std::fs::read_dir(to) {
+        Ok(mut entries) => answered.disk.is_none() && entries.next().is_some(),
+        Err(_) => answered.disk.is_some() && to.exists(),
+    }
+}
+
+fn choose(prompt: &str, lines: Vec<String>) -> anyhow::Result<Option<usize>> {
+    let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    let theme = ColorfulTheme::default();
+    let select = Select::with_theme(&theme).with_prompt(prompt).items(&lines).default(0).max_length(LINES_SEEN);
+    Ok(select.interact_opt()?)
+}
+
+/// The command line that does the same.
+fn command(answered: &Arguments, plan: &Plan<'_>) -> String {
+    let mut words = vec!["abbild".to_owned(), "restore".to_owned()];
+    words.extend(answered.backup.clone());
+    let path = match &plan.target {
+        Target::Machine { folder, .. } => folder.clone(),
+        Target::Disk { target, .. } => target.path().to_owned(),
+    };
+    if let Some(disk) = &answered.disk {
+        words.extend(["--disk".to_owned(), disk.clone()]);
+    }
+    words.extend(["--to".to_owned(), quoted(&path.display().to_string())]);
+    if let Target::Machine { format: DiskFormat::Raw, .. }
+    | Target::Disk { target: DiskTarget::File { format: DiskFormat::Raw, .. }, .. } = &plan.target
+    {
+        words.extend(["--format".to_owned(), "raw".to_owned()]);
+    }
+    if overwrite(answered.overwrite) == crate::formats::sink::Overwrite::Replace {
+        words.push("--overwrite".to_owned());
+    }
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

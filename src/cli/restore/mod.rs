@@ -1,0 +1,156 @@
+//! `abbild restore`: gives a whole machine or one of its disks back. What will be overwritten is said before it is.
+//!
+//! In here: which backup, which disk, which target, in which format; doing it. Asking for what was left out is `ask`.
+
+mod ask;
+mod plan;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::exit::Exit;
+use super::failure::Usage;
+use super::list::Readable;
+use super::progress::Progress;
+use super::{Context, place, text};
+use crate::formats::sink::Overwrite;
+use crate::ops::restore::{DiskFormat, RestoredDisk, restore_disk, restore_machine};
+use crate::repo::Repository;
+use plan::{Plan, Target};
+
+/// Arguments of `restore`.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "\
+What is left out is asked for if there is a terminal.
+
+Examples:
+  abbild restore web1 --to /vm/web1-restored             the newest backup of web1 as a machine
+  abbild restore web1@2026-11-20 --disk 0 --to web1.raw  one disk, as it was on that day
+  abbild restore 3f2a91bc --disk scsi0:1 --to /dev/vg/data --overwrite")]
+pub struct Arguments {
+    /// A machine (its newest backup), MACHINE@TIME, MACHINE@latest, or the beginning of an id
+    backup: Option<String>,
+    /// Folder for the whole machine; with --disk, a file or block device
+    #[arg(long, value_name = "DIR|FILE|DEVICE", value_hint = clap::ValueHint::AnyPath)]
+    to: Option<PathBuf>,
+    /// Only this disk, by its number or slot
+    #[arg(long, value_name = "N|SLOT")]
+    disk: Option<String>,
+    /// Format of restored disks [default: vmdk for VMware machines and files ending in .vmdk, else raw]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Bring an existing raw image or device of the same size up to date: only what differs is written
+    #[arg(long)]
+    in_place: bool,
+    /// Replace files that exist, or write onto a block device
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Format of restored disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The guest's bytes, sparse
+    Raw,
+    /// VMDK, one growing file (monolithicSparse)
+    Vmdk,
+    /// VMDK, compressed for transport (streamOptimized)
+    VmdkStream,
+}
+
+impl From<Format> for DiskFormat {
+    fn from(format: Format) -> DiskFormat {
+        match format {
+            Format::Raw => DiskFormat::Raw,
+            Format::Vmdk => DiskFormat::Vmdk,
+            Format::VmdkStream => DiskFormat::VmdkStream,
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    plan::check(arguments)?;
+    let is_complete = arguments.backup.is_some() && arguments.to.is_some();
+    if !is_complete && !context.terminal.can_ask() {
+        let message = match arguments.backup {
+            None => "no backup is named, and there is no terminal to ask",
+            Some(_) => "no target is named (--to), and there is no terminal to ask",
+        };
+        let hint = "abbild restore BACKUP --to DIR; see the backups: abbild list";
+        return Err(Usage::new(message, hint).into());
+    }
+    let repository = place::open(context)?;
+    let all = Readable::of(&repository, context)?;
+    let plan = if is_complete {
+        let wanted = arguments.backup.as_deref().unwrap_or_default();
+        plan::make(arguments, all.find(wanted)?, arguments.to.clone().unwrap_or_default())?
+    } else {
+        match ask::ask(arguments, &all.manifests, context)? {
+            Some(plan) => plan,
+            None => return Ok(Exit::Interrupted),
+        }
+    };
+    for line in plan.overwritten() {
+        context.terminal.say(&line);
+    }
+    carry_out(&plan, &repository, context)
+}
+
+fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_>) -> anyhow::Result<Exit> {
+    let manifest = plan.manifest;
+    let name = text::backup_name(manifest);
+    let progress = Progress::new(context.terminal, &manifest.machine);
+    match &plan.target {
+        Target::Machine { folder, format, overwrite } => {
+            let restored = restore_machine(repository, manifest, folder, *format, *overwrite, progress.control())
+                .with_context(|| format!("cannot restore {name} to {}", folder.display()))?;
+            progress.finish(&restored.warnings);
+            for note in &restored.notes {
+                context.terminal.detail(&format!("note: {note}"));
+            }
+            let mut object = serde_json::to_value(&restored)?;
+            object["backup"] = json!(manifest.backup);
+            object["name"] = json!(name);
+            context.terminal.json(&object)?;
+            let mut text = format!("restored {name} to {}\n", folder.display());
+            restored.disks.iter().for_each(|disk| text.push_str(&disk_line(disk)));
+            if !restored.files.is_empty() {
+                text.push_str(&format!("  and {}\n", text::counted(restored.files.len(), "definition file")));
+            }
+            context.terminal.done(&text)?;
+            Ok(Exit::done_with(!restored.warnings.is_empty()))
+        }
+        Target::Disk { number, target } => {
+            let restored = restore_disk(repository, manifest, *number, target, progress.control())
+                .with_context(|| format!("cannot restore {name} to {}", target.path().display()))?;
+            progress.finish(&restored.warnings);
+            let mut object = serde_json::to_value(&restored)?;
+            object["backup"] = json!(manifest.backup);
+            object["name"] = json!(name);
+            context.terminal.json(&object)?;
+            context.terminal.done(&format!("restored {name}\n{}", disk_line(&restored)))?;
+            Ok(Exit::done_with(!restored.warnings.is_empty()))
+        }
+    }
+}
+
+fn disk_line(disk: &RestoredDisk) -> String {
+    let file = disk.files.first().map(|file| file.display().to_string()).unwrap_or_default();
+    let mut line = format!("  {} to {file}: {}", disk.slot, text::bytes(disk.size));
+    line.push_str(&format!(", {} written", text::bytes(disk.written)));
+    if disk.unchanged > 0 {
+        line.push_str(&format!(", {} was there already", text::bytes(disk.unchanged)));
+    }
+    let took = text::duration(Duration::from_millis(disk.duration_ms));
+    line.push_str(&format!(", {} read back and equal, in {took}\n", text::bytes(disk.verified)));
+    line
+}
+
+fn overwrite(wanted: bool) -> Overwrite {
+    if wanted { Overwrite::Replace } else { Overwrite::Refuse }
+}
