@@ -137,6 +137,7 @@ mod tests {
             snapshots: vec![snapshot(1, "one", "a"), snapshot(2, "two", "b"), snapshot(3, "stale", "c")],
             running: running.then(|| "the lock web1.vmx.lck is held".to_owned()),
             warnings: Vec::new(),
+            notes: Vec::new(),
         }
     }
 

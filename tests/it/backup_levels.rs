@@ -37,7 +37,7 @@ fn web1() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn options(level: &str) -> BackupOptions {
-    BackupOptions { level: level.parse().unwrap(), full_read: false, allowed_folders: Vec::new() }
+    BackupOptions { level: level.parse().unwrap(), full_read: false, allowed_folders: Vec::new(), as_raw: false }
 }
 
 fn back_up(repository: &Arc<Repository>, folder: &Path, level: &str) -> Result<Committed, OpsError> {

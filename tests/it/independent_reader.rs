@@ -155,6 +155,7 @@ fn take_in(
         parent: None,
         statistics: Statistics::default(),
         warnings: Vec::new(),
+        notes: Vec::new(),
         host: "host".to_owned(),
         made_by: "the test".to_owned(),
         session: ObjectId([0; 16]),

@@ -84,7 +84,12 @@ impl RawMachine {
     /// Backs it up.
     pub fn back_up(&self, repository: &Arc<Repository>) -> Result<Committed, OpsError> {
         let machine = machine::read(&self.image())?;
-        let options = BackupOptions { level: SnapshotChoice::Current, full_read: false, allowed_folders: Vec::new() };
+        let options = BackupOptions {
+            level: SnapshotChoice::Current,
+            full_read: false,
+            allowed_folders: Vec::new(),
+            as_raw: false,
+        };
         backup(repository, &machine, &options, quiet(&AtomicBool::new(false)))
     }
 }
