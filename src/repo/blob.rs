@@ -3,6 +3,8 @@
 //! Pure: chunks in, packed bytes out and back. Sealing and placing them is the pack's business.
 //! What was packed is unpacked and compared before anybody may store it: libraries and memory have failed before.
 
+use std::cell::RefCell;
+
 use super::error::RepoError;
 use super::ids::ChunkId;
 
@@ -120,6 +122,12 @@ impl BlobPacker {
     }
 }
 
+thread_local! {
+    /// Making a context costs more than unpacking a small blob with it.
+    static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> =
+        RefCell::new(zstd::bulk::Decompressor::new().expect("a context without a dictionary"));
+}
+
 /// Unpacks a blob to exactly `plain_len` bytes; says what it found instead.
 ///
 /// # Errors
@@ -128,12 +136,12 @@ pub fn unpack(codec: Codec, packed: Vec<u8>, plain_len: u32) -> Result<Vec<u8>, 
     let wanted = plain_len as usize; // at most BLOB_PLAIN_BYTES_MAX, checked by the directory
     let plain = match codec {
         Codec::Stored => packed,
-        Codec::Zstd => {
-            let mut plain = vec![0; wanted];
-            let len = zstd::bulk::decompress_to_buffer(&packed, plain.as_mut_slice()).map_err(|e| e.to_string())?;
-            plain.truncate(len);
-            plain
-        }
+        Codec::Zstd => DECOMPRESSOR.with_borrow_mut(|decompressor| {
+            // The capacity is the bound: the library writes no further, and tells how far it came.
+            let mut plain = Vec::with_capacity(wanted);
+            decompressor.decompress_to_buffer(&packed, &mut plain).map_err(|error| error.to_string())?;
+            Ok::<_, String>(plain)
+        })?,
     };
     if plain.len() == wanted { Ok(plain) } else { Err(format!("{} plain bytes", plain.len())) }
 }

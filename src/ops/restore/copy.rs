@@ -64,7 +64,8 @@ pub fn copy(disk: &BackupDisk, slot: &str, target: &OpenTarget, control: Control
     let digests = (0..segments).map(|_| AtomicU64::new(0)).collect();
     let copied = Copied { digests, written: AtomicU64::new(0), unchanged: AtomicU64::new(0) };
     control.tell(Event::Begin { what: slot, bytes: disk.shape().disk_bytes() });
-    let job = Job { disk, target, control, copied: &copied, failed: AtomicBool::new(false), failure: Mutex::new(None) };
+    let (writing, failed, failure) = (Mutex::new(()), AtomicBool::new(false), Mutex::new(None));
+    let job = Job { disk, target, control, copied: &copied, writing, failed, failure };
     match target {
         OpenTarget::New(sink) if sink.order() == WriteOrder::Ascending => job.run_in_order(sink.as_ref()),
         _ => job.run_in_any_order(),
@@ -79,6 +80,7 @@ struct Job<'a> {
     target: &'a OpenTarget,
     control: Control<'a>,
     copied: &'a Copied,
+    writing: Mutex<()>,
     failed: AtomicBool,
     failure: Mutex<Option<OpsError>>,
 }
@@ -101,7 +103,8 @@ impl Job<'_> {
     fn run_in_any_order(&self) {
         let next = AtomicU64::new(0);
         thread::scope(|scope| {
-            for _ in 0..worker_count() {
+            // One more than there are cores: while one writes, the others unpack.
+            for _ in 0..=worker_count() {
                 scope.spawn(|| self.note(self.copy_segments(&next)));
             }
         });
@@ -154,7 +157,11 @@ impl Job<'_> {
     }
 
     fn put(&self, sink: &dyn DiskSink, at: u64, data: &[u8]) -> Result<(), OpsError> {
-        sink.write_at(GuestOffset(at), data)?;
+        {
+            // The kernel lets one thread at a time write to a file and has the others spin: here they sleep.
+            let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            sink.write_at(GuestOffset(at), data)?;
+        }
         self.copied.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
     }
