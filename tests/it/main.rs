@@ -4,10 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod capture_offline;
+mod cli;
+mod cli_backup;
+mod cli_repository;
+mod cli_restore;
+mod cli_trouble;
 mod formats_built;
 mod formats_hostile;
 mod formats_inspect;
 mod formats_vmdk;
 mod formats_writers;
+mod generated_files;
 mod machine_vmware;
 mod qemu;
