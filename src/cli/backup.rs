@@ -119,7 +119,8 @@ fn one(
         Ok(committed) => committed,
         Err(error) => {
             progress.finish([]);
-            return Err(anyhow::Error::from(error).context(format!("{} was not backed up", machine.name)));
+            let left = "nothing is lost: the next run goes on from what is stored";
+            return Err(failure::of_work(error, left).context(format!("{} was not backed up", machine.name)));
         }
     };
     committed.manifest.warnings.append(&mut committed.warnings);
@@ -132,7 +133,10 @@ fn one(
 
 /// What no further machine could be spared from.
 fn ends_the_run(error: &anyhow::Error) -> bool {
-    error.chain().any(|link| matches!(link.downcast_ref::<OpsError>(), Some(OpsError::Repo(_) | OpsError::Interrupted)))
+    error.chain().any(|link| {
+        link.is::<failure::Interrupted>()
+            || matches!(link.downcast_ref::<OpsError>(), Some(OpsError::Repo(_) | OpsError::Interrupted))
+    })
 }
 
 impl Tally {

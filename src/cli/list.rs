@@ -61,7 +61,8 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let shown: Vec<&Manifest> = match &arguments.machine {
         None => all.manifests.iter().collect(),
         Some(machine) => {
-            name::find(machine, &all.manifests)?;
+            // Not the bare name: that could also be the beginning of an id.
+            name::find(&format!("{machine}@latest"), &all.manifests)?;
             all.manifests.iter().filter(|manifest| manifest.machine == *machine).collect()
         }
     };

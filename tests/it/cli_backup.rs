@@ -97,6 +97,7 @@ fn a_snapshot_that_is_not_there_names_those_that_are() {
 fn a_running_machine_is_refused_with_the_ways_out() {
     let stage = Stage::new();
     std::fs::create_dir(stage.path("web1/web1.vmx.lck")).unwrap();
+    std::fs::write(stage.path("web1/web1.vmx.lck/M1.lck"), "").unwrap();
     let run = stage.run(&["backup", "web1"]).ended(1).said("web1 is in use");
     assert!(run.stderr.contains("--snapshot \"after upgrade\" | \"before upgrade\""), "{run:?}");
     stage.run(&["backup", "web1", "--snapshot", "after upgrade"]).ok();
@@ -121,7 +122,7 @@ fn an_image_whose_guest_wrote_a_foreign_magic_is_read_as_raw_on_request() {
     let mut bytes = vec![3; 1 << 20];
     bytes[..4].copy_from_slice(b"KDMV");
     std::fs::write(stage.path("disk.img"), &bytes).unwrap();
-    stage.run(&["backup", "disk.img"]).ended(1).said("abbild inspect");
+    stage.run(&["backup", "disk.img"]).ended(1).said("back it up with --raw");
     stage.run(&["backup", "disk.img", "--raw"]).ok();
     stage.run(&["restore", "disk", "--disk", "disk0", "--to", "back.img"]).ok();
     assert!(std::fs::read(stage.path("back.img")).unwrap() == bytes);

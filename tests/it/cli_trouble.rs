@@ -54,6 +54,33 @@ fn ctrl_c_ends_a_backup_within_a_second_and_the_next_run_goes_on() {
     }
 }
 
+#[test]
+fn ctrl_c_ends_a_restore_within_a_second_and_leaves_no_half_of_a_disk() {
+    let stage = Stage::empty();
+    incompressible(&stage.path("disk.img"), 512 << 20);
+    stage.run(&["backup", "disk.img"]).ok();
+    let out = stage.path("out");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("disk.raw"), "precious").unwrap();
+    let mut command = stage.command(&["restore", "disk", "--disk", "0", "--to", "out/disk.raw", "--overwrite"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while std::fs::read_dir(&out).unwrap().count() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no file came");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let stopped = Instant::now();
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+    assert!(said.contains("hint: the target is as it was before"), "{said}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+    assert_eq!(std::fs::read(out.join("disk.raw")).unwrap(), b"precious");
+}
+
 fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries
