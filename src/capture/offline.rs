@@ -136,6 +136,7 @@ mod tests {
             // The last is a leftover of the list: it names the file in use and must not be offered.
             snapshots: vec![snapshot(1, "one", "a"), snapshot(2, "two", "b"), snapshot(3, "stale", "c")],
             running: running.then(|| "the lock web1.vmx.lck is held".to_owned()),
+            notes: Vec::new(),
             warnings: Vec::new(),
             notes: Vec::new(),
         }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::exit::Exit;
 use super::failure::{self, Usage};
@@ -17,6 +18,7 @@ use crate::machine::{self, Machine, MachineKind};
 use crate::ops::OpsError;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::repo::Repository;
+use crate::repo::ids::BackupId;
 use crate::repo::manifest::{Manifest, Statistics};
 
 /// Arguments of `backup`.
@@ -117,20 +119,24 @@ fn one(
         Ok(committed) => committed,
         Err(error) => {
             progress.finish([]);
-            return Err(anyhow::Error::from(error).context(format!("{} was not backed up", machine.name)));
+            let left = "nothing is lost: the next run goes on from what is stored";
+            return Err(failure::of_work(error, left).context(format!("{} was not backed up", machine.name)));
         }
     };
     committed.manifest.warnings.append(&mut committed.warnings);
     let manifest = committed.manifest;
     progress.finish(&manifest.warnings);
-    context.terminal.json(&as_json(&manifest))?;
+    context.terminal.json(&BackupAnswer::of(&manifest))?;
     context.terminal.done(&as_text(&manifest))?;
     Ok(manifest)
 }
 
 /// What no further machine could be spared from.
 fn ends_the_run(error: &anyhow::Error) -> bool {
-    error.chain().any(|link| matches!(link.downcast_ref::<OpsError>(), Some(OpsError::Repo(_) | OpsError::Interrupted)))
+    error.chain().any(|link| {
+        link.is::<failure::Interrupted>()
+            || matches!(link.downcast_ref::<OpsError>(), Some(OpsError::Repo(_) | OpsError::Interrupted))
+    })
 }
 
 impl Tally {
@@ -168,7 +174,7 @@ fn as_text(manifest: &Manifest) -> String {
         "\n  {size}: {} read, {} new, {} stored, in {}\n",
         text::bytes(costs.read),
         text::bytes(costs.new),
-        text::bytes(costs.stored),
+        text::bytes(costs.stored.unwrap_or(0)),
         text::duration(Duration::from_millis(costs.duration_ms))
     ));
     if let Some(parent) = manifest.parent {
@@ -183,28 +189,42 @@ fn as_text(manifest: &Manifest) -> String {
 }
 
 /// What `--json` prints for a backup: the whole's costs beside its identity, each disk's beside its slot.
-pub fn as_json(manifest: &Manifest) -> Value {
-    let mut object = json!({
-        "backup": manifest.backup,
-        "name": text::backup_name(manifest),
-        "machine": manifest.machine,
-        "instant": manifest.instant,
-        "level": manifest.capture.level,
-        "parent": manifest.parent,
-        "disks": manifest.disks.iter().map(|disk| {
-            let mut value = json!({ "slot": disk.slot });
-            add_costs(&mut value, &disk.statistics);
-            value
-        }).collect::<Vec<_>>(),
-        "warnings": manifest.warnings,
-        "notes": manifest.notes,
-    });
-    add_costs(&mut object, &manifest.statistics);
-    object
+#[derive(Serialize)]
+pub struct BackupAnswer<'m> {
+    backup: BackupId,
+    name: String,
+    machine: &'m str,
+    instant: jiff::Timestamp,
+    level: &'m str,
+    parent: Option<BackupId>,
+    #[serde(flatten)]
+    costs: Statistics,
+    disks: Vec<DiskAnswer<'m>>,
+    warnings: &'m [String],
+    notes: &'m [String],
 }
 
-fn add_costs(object: &mut Value, costs: &Statistics) {
-    if let (Some(object), Ok(Value::Object(costs))) = (object.as_object_mut(), serde_json::to_value(costs)) {
-        object.extend(costs);
+#[derive(Serialize)]
+struct DiskAnswer<'m> {
+    slot: &'m str,
+    #[serde(flatten)]
+    costs: Statistics,
+}
+
+impl BackupAnswer<'_> {
+    /// The answer for a backup.
+    pub fn of(manifest: &Manifest) -> BackupAnswer<'_> {
+        BackupAnswer {
+            backup: manifest.backup,
+            name: text::backup_name(manifest),
+            machine: &manifest.machine,
+            instant: manifest.instant,
+            level: &manifest.capture.level,
+            parent: manifest.parent,
+            costs: manifest.statistics,
+            disks: manifest.disks.iter().map(|disk| DiskAnswer { slot: &disk.slot, costs: disk.statistics }).collect(),
+            warnings: &manifest.warnings,
+            notes: &manifest.notes,
+        }
     }
 }

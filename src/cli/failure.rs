@@ -31,6 +31,24 @@ impl Usage {
     }
 }
 
+/// The user asked to stop; what that leaves depends on what was being done.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted {
+    /// What is there now.
+    pub hint: &'static str,
+}
+
+/// An error of `ops`; if it is an interruption, with what that leaves.
+pub fn of_work(error: OpsError, left_by_interruption: &'static str) -> anyhow::Error {
+    match error {
+        OpsError::Interrupted | OpsError::Repo(RepoError::Interrupted) => {
+            Interrupted { hint: left_by_interruption }.into()
+        }
+        error => error.into(),
+    }
+}
+
 /// What is known of an error: how the run ends, and what the user can do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -87,6 +105,9 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
     if let Some(usage) = link.downcast_ref::<Usage>() {
         return Some(Verdict { exit: Exit::Usage, hint: usage.hint.clone() });
     }
+    if let Some(Interrupted { hint }) = link.downcast_ref() {
+        return Some(Verdict { exit: Exit::Interrupted, hint: Some((*hint).to_owned()) });
+    }
     // Errors that only pass another one on do not show it as their cause: look inside.
     match link.downcast_ref::<OpsError>() {
         Some(OpsError::Machine(error)) => return of_machine(error),
@@ -122,8 +143,7 @@ fn failed(hint: impl Into<String>) -> Option<Verdict> {
 }
 
 fn interrupted() -> Verdict {
-    let hint = "nothing is lost: the next run goes on from what is stored";
-    Verdict { exit: Exit::Interrupted, hint: Some(hint.to_owned()) }
+    Verdict { exit: Exit::Interrupted, hint: None }
 }
 
 fn of_ops(error: &OpsError) -> Option<Verdict> {
@@ -232,6 +252,9 @@ fn of_image(error: &ImageError) -> Option<Verdict> {
         ImageError::Missing { named_by, .. } => failed(inspect(named_by)),
         ImageError::ParentMismatch { child, .. } => failed(inspect(child)),
         ImageError::Chain { file, .. } => failed(inspect(file)),
+        ImageError::Unsupported { file, .. } => {
+            failed(format!("{}\nif it is a raw disk all the same, back it up with --raw", inspect(file)))
+        }
         ImageError::Forbidden { .. } => {
             failed("if you trust this machine, allow the folder that the file lies in: --allow-folder DIR")
         }

@@ -1,10 +1,11 @@
 //! `abbild list`: the backups there are, oldest first.
 
-use serde_json::json;
+use serde::Serialize;
 
+use super::backup::BackupAnswer;
 use super::exit::Exit;
 use super::table::{Column, Table};
-use super::{Context, backup, place, text};
+use super::{Context, place, text};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
 use crate::repo::{RepoError, Repository, name};
@@ -14,6 +15,19 @@ use crate::repo::{RepoError, Repository, name};
 pub struct Arguments {
     /// Only backups of this machine
     machine: Option<String>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'m> {
+    backups: Vec<BackupAnswer<'m>>,
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    backup: BackupId,
+    message: String,
 }
 
 /// Every readable manifest, oldest first, and what is wrong with the others.
@@ -47,16 +61,19 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let shown: Vec<&Manifest> = match &arguments.machine {
         None => all.manifests.iter().collect(),
         Some(machine) => {
-            name::find(machine, &all.manifests)?;
+            // Not the bare name: that could also be the beginning of an id.
+            name::find(&format!("{machine}@latest"), &all.manifests)?;
             all.manifests.iter().filter(|manifest| manifest.machine == *machine).collect()
         }
     };
-    context.terminal.json(&json!({
-        "backups": shown.iter().map(|manifest| backup::as_json(manifest)).collect::<Vec<_>>(),
-        "unreadable": all.unreadable.iter().map(|(id, error)| {
-            json!({ "backup": id, "message": error.to_string() })
-        }).collect::<Vec<_>>(),
-    }))?;
+    context.terminal.json(&Answer {
+        backups: shown.iter().map(|manifest| BackupAnswer::of(manifest)).collect(),
+        unreadable: all
+            .unreadable
+            .iter()
+            .map(|(id, error)| Unreadable { backup: *id, message: error.to_string() })
+            .collect(),
+    })?;
     if shown.is_empty() {
         context.terminal.say("there are no backups yet");
     } else {
@@ -81,7 +98,7 @@ fn table(manifests: &[&Manifest]) -> Table {
             text::backup_name(manifest) + mark,
             manifest.capture.level.clone(),
             text::bytes(manifest.statistics.size),
-            text::bytes(manifest.statistics.stored),
+            text::bytes(manifest.statistics.stored.unwrap_or(0)),
         ]);
     }
     table

@@ -89,7 +89,7 @@ impl Place {
                 }
                 Err(RepoError::WrongKey { .. }) if tries > 1 => {
                     tries -= 1;
-                    context.terminal.warn("this passphrase opens it not; once more");
+                    context.terminal.warn("this passphrase does not open it; try again");
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dialoguer::console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use unicode_width::UnicodeWidthStr;
 
 use super::interrupt;
 use super::terminal::{Terminal, printable};
 use super::text;
 use crate::ops::{Control, Event, Events};
 
-/// With a bar for what has a measure, most important first: a narrow window cuts the end off.
-const BAR: &str = "{prefix} {percent:>3}% {bar:16} {position} of {size}, {rate}{new}, {eta} left";
+const BAR: &str = "{line}";
 const STEP: &str = "{prefix} {spinner} {msg}";
 const TICK: Duration = Duration::from_millis(120);
 /// Between two lines of `-v` within one part.
@@ -116,8 +117,7 @@ impl<'a> Progress<'a> {
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(bytes);
-            bar.set_prefix(printable(&self.about(what)));
-            bar.set_style(bar_style(&self.counts));
+            bar.set_style(bar_style(&self.counts, &self.about(what)));
         }
     }
 
@@ -204,30 +204,80 @@ fn step_style() -> ProgressStyle {
 }
 
 /// The rate is that of bytes worked on: what is skipped would make it absurd.
-fn bar_style(counts: &Arc<Counts>) -> ProgressStyle {
-    let for_rate = Arc::clone(counts);
-    let for_new = Arc::clone(counts);
-    ProgressStyle::with_template(BAR)
-        .expect("the template is well-formed")
-        .progress_chars("=> ")
-        .with_key("position", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&text::bytes(state.pos()));
-        })
-        .with_key("size", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&text::bytes(state.len().unwrap_or(0)));
-        })
-        .with_key("rate", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let seconds = state.elapsed().as_secs_f64().max(0.001);
-            let rate = for_rate.done.load(Ordering::Relaxed) as f64 / seconds;
-            let _ = write!(out, "{}/s", text::bytes(rate as u64));
-        })
-        .with_key("new", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-            if for_new.counts_new.load(Ordering::Relaxed) {
-                let _ = write!(out, ", {} new", text::bytes(for_new.new.load(Ordering::Relaxed)));
-            }
-        })
+fn bar_style(counts: &Arc<Counts>, subject: &str) -> ProgressStyle {
+    let counts = Arc::clone(counts);
+    let subject = printable(subject);
+    let line = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let seconds = state.elapsed().as_secs_f64().max(0.001);
+        let rate = counts.done.load(Ordering::Relaxed) as f64 / seconds;
+        let mut parts = vec![
+            format!("{} of {}", text::bytes(state.pos()), text::bytes(state.len().unwrap_or(0))),
+            format!("{}/s", text::bytes(rate as u64)),
+            format!("{} left", text::duration(Duration::from_secs(state.eta().as_secs()))),
+        ];
+        if counts.counts_new.load(Ordering::Relaxed) {
+            parts.push(format!("{} new", text::bytes(counts.new.load(Ordering::Relaxed))));
+        }
+        let columns = Term::stderr().size_checked().map_or(80, |(_, columns)| usize::from(columns));
+        let _ = out.write_str(&fitted(&subject, state.fraction(), &parts, columns));
+    };
+    ProgressStyle::with_template(BAR).expect("the template is well-formed").with_key("line", line)
+}
+
+/// One line of less than `columns`: as many of `parts` as have room, the first ones first, and a bar in what is left. A
+/// line that wraps could not be drawn over.
+fn fitted(subject: &str, fraction: f32, parts: &[String], columns: usize) -> String {
+    const BAR_COLUMNS_MIN: usize = 8;
+    const BAR_COLUMNS_MAX: usize = 30;
+    let room = columns.saturating_sub(1);
+    let mut line = format!("{subject} {:3.0} %", fraction.clamp(0.0, 1.0) * 100.0);
+    let mut used = line.width();
+    if used > room {
+        return line.chars().rev().take(room / 2).collect::<Vec<_>>().into_iter().rev().collect();
+    }
+    let mut shown = String::new();
+    for (number, part) in parts.iter().enumerate() {
+        let part = format!("{}{part}", if number == 0 { "  " } else { ", " });
+        if used + part.width() > room {
+            break;
+        }
+        used += part.width();
+        shown.push_str(&part);
+    }
+    let left = room.saturating_sub(used + "  []".len()).min(BAR_COLUMNS_MAX);
+    if left >= BAR_COLUMNS_MIN {
+        let full = (left as f32 * fraction.clamp(0.0, 1.0)) as usize;
+        line.push_str(&format!("  [{}{}]", "=".repeat(full), " ".repeat(left - full)));
+    }
+    line + &shown
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_never_wraps_and_loses_its_end_first() {
+        let parts = ["1.0 GiB of 2.0 GiB", "99.9 MiB/s", "9.0 s left"].map(str::to_owned);
+        for (columns, expected) in [
+            (80, "web1: scsi0:0  50 %  [==========         ]  1.0 GiB of 2.0 GiB, 99.9 MiB/s, 9.0 s left"),
+            (60, "web1: scsi0:0  50 %  1.0 GiB of 2.0 GiB, 99.9 MiB/s"),
+            (50, "web1: scsi0:0  50 %  1.0 GiB of 2.0 GiB"),
+            (24, "web1: scsi0:0  50 %"),
+            (10, "50 %"),
+            (0, ""),
+        ] {
+            let line = fitted("web1: scsi0:0", 0.5, &parts, columns);
+            assert!(line.width() < columns.max(1), "{columns}: {line}");
+            if columns < 80 {
+                assert_eq!(line.trim_start(), expected, "{columns}");
+            } else {
+                assert!(line.contains("[=") && line.ends_with(", 9.0 s left"), "{line}");
+            }
+        }
+    }
 }

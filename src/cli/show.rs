@@ -48,7 +48,7 @@ fn as_text(manifest: &Manifest, context: &Context<'_>) -> String {
     lines.extend([
         ("size", text::bytes(costs.size)),
         ("read", format!("{}, and {} as a sample", text::bytes(costs.read), text::bytes(costs.sampled))),
-        ("new", format!("{}, stored as {}", text::bytes(costs.new), text::bytes(costs.stored))),
+        ("new", format!("{}, stored as {}", text::bytes(costs.new), text::bytes(costs.stored.unwrap_or(0)))),
         ("made", format!("by {} on {} in {took}", manifest.made_by, manifest.host)),
     ]);
     let mut text: String = lines.iter().map(|(key, value)| format!("{key:<12}{value}\n")).collect();

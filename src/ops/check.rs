@@ -53,6 +53,8 @@ pub struct CheckReport {
     pub damaged_backups: Vec<String>,
     /// Odd, but nothing is lost by it.
     pub warnings: Vec<String>,
+    /// What a running or a killed run leaves; harmless.
+    pub notes: Vec<String>,
 }
 
 /// Checks a repository.
@@ -82,7 +84,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
     let (sessions, generations) = session::names(store)?;
     for name in &sessions {
         match session::load_session(store, repository.keys(), name) {
-            Ok(session) => report.warnings.push(format!(
+            Ok(session) => report.notes.push(format!(
                 "a session of {} (process {}, begun {}) has not ended: it is running, or it died and is harmless",
                 session.host, session.process, session.started
             )),
@@ -110,7 +112,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
         })
         .map_err(RepoError::from)?;
     if foreign > 0 {
-        report.warnings.push(format!("{foreign} files in the store are none of ours, or were left by a run that died"));
+        report.notes.push(format!("{foreign} files in the store are none of ours, or were left by a run that died"));
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ pub fn statistics(repository: &Arc<Repository>) -> Result<RepositoryStatistics, 
         let machine = statistics.by_machine.entry(manifest.machine.clone()).or_default();
         machine.backups += 1;
         machine.size = manifest.statistics.size;
-        machine.added += manifest.statistics.stored;
+        machine.added += manifest.statistics.stored.unwrap_or(0);
         statistics.logical += manifest.statistics.size;
         statistics.referred += seen.add(repository, manifest)?;
     }

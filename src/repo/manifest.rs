@@ -132,8 +132,10 @@ pub struct Statistics {
     pub deduplicated: u64,
     /// Taken over from the parent without reading.
     pub unchanged: u64,
-    /// Added to the store, after compression, with all overhead and padding.
-    pub stored: u64,
+    /// Added to the store, after compression, with all overhead and padding. Only a whole run knows it: a pack holds
+    /// chunks of several disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<u64>,
     /// Wall time in milliseconds.
     pub duration_ms: u64,
 }
@@ -183,6 +185,5 @@ impl Statistics {
         self.new += other.new;
         self.deduplicated += other.deduplicated;
         self.unchanged += other.unchanged;
-        self.stored += other.stored;
     }
 }

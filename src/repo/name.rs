@@ -5,6 +5,10 @@ use super::manifest::Manifest;
 
 /// Shortest beginning of an id that is taken for one.
 const ID_DIGITS_MIN: usize = 4;
+/// How an instant is written in full, in this host's time zone.
+const SECOND: &str = "%Y-%m-%dT%H:%M:%S";
+/// Its length.
+const SECOND_CHARS: usize = "2026-11-20T02:15:00".len();
 
 /// The backup among `manifests` (oldest first) that `wanted` names. A date or time names the newest backup that began
 /// in it, as this host's time zone has it.
@@ -21,15 +25,25 @@ pub fn find<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<&'m Manifest,
     };
     let of_machine = manifests.iter().rev().filter(|manifest| manifest.machine == machine);
     let zone = jiff::tz::TimeZone::system();
-    let mut fitting = of_machine.filter(|manifest| {
-        // `2026-11-20T02:15` names a minute: whatever its length, the text is a prefix of the instant's own.
-        let local = manifest.instant.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S").to_string();
-        when == "latest" || (when.len() >= 4 && local.starts_with(&when.replace(' ', "T")))
-    });
-    match fitting.next() {
-        Some(newest) => Ok(newest),
-        None => by_id(when, manifests)?.filter(|manifest| manifest.machine == machine).ok_or_else(unknown),
+    let when = when.replace(' ', "T");
+    let fitting: Vec<&Manifest> = of_machine
+        .filter(|manifest| {
+            // `2026-11-20T02:15` names a minute: whatever its length, the text is a prefix of the instant's own.
+            let local = manifest.instant.to_zoned(zone.clone()).strftime(SECOND).to_string();
+            when == "latest" || (when.len() >= 4 && local.starts_with(&when))
+        })
+        .collect();
+    match fitting.as_slice() {
+        [] => by_id(&when, manifests)?.filter(|manifest| manifest.machine == machine).ok_or_else(unknown),
+        // A day or a minute means its newest backup; a second was copied from a list, and there it was one of them.
+        [_, _, ..] if when.len() >= SECOND_CHARS => Err(ambiguous(wanted, &fitting)),
+        [newest, ..] => Ok(newest),
     }
+}
+
+fn ambiguous(wanted: &str, fits: &[&Manifest]) -> RepoError {
+    let fits = fits.iter().map(|manifest| manifest.backup).collect();
+    RepoError::AmbiguousBackup { wanted: wanted.to_owned(), fits }
 }
 
 fn by_id<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<Option<&'m Manifest>, RepoError> {
@@ -42,10 +56,7 @@ fn by_id<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<Option<&'m Manif
     match fits.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        several => Err(RepoError::AmbiguousBackup {
-            wanted: wanted.to_owned(),
-            fits: several.iter().map(|manifest| manifest.backup).collect(),
-        }),
+        several => Err(ambiguous(wanted, several)),
     }
 }
 
@@ -58,7 +69,7 @@ fn candidates(wanted: &str, manifests: &[Manifest]) -> Vec<String> {
         .rev()
         .filter(|manifest| manifest.machine == machine)
         .take(5)
-        .map(|manifest| format!("{machine}@{}", manifest.instant.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S")))
+        .map(|manifest| format!("{machine}@{}", manifest.instant.to_zoned(zone.clone()).strftime(SECOND)))
         .collect();
     if !of_machine.is_empty() {
         return of_machine;
@@ -66,4 +77,74 @@ fn candidates(wanted: &str, manifests: &[Manifest]) -> Vec<String> {
     let machines: std::collections::BTreeSet<&str> =
         manifests.iter().map(|manifest| manifest.machine.as_str()).collect();
     machines.into_iter().take(10).map(|machine| format!("{machine}@latest")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::ids::{BackupId, ObjectId};
+    use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Statistics};
+
+    fn manifest(id: u8, machine: &str, second: i64) -> Manifest {
+        let instant = jiff::Timestamp::from_second(second).unwrap();
+        Manifest {
+            version: MANIFEST_VERSION,
+            backup: BackupId([id; 16]),
+            machine: machine.to_owned(),
+            identity: format!("name:{machine}"),
+            machine_kind: "image".to_owned(),
+            instant,
+            finished: instant,
+            consistency: Consistency::Crash,
+            capture: Capture { way: "offline".to_owned(), level: "current".to_owned(), snapshot_taken: None },
+            disks: Vec::new(),
+            files: Vec::new(),
+            parent: None,
+            statistics: Statistics::default(),
+            warnings: Vec::new(),
+            notes: Vec::new(),
+            host: String::new(),
+            made_by: String::new(),
+            session: ObjectId([0; 16]),
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn names_find_what_a_person_means() {
+        // 20 November 2026, 02:15:00, :30 (twice) and the next day, in whatever zone this host has.
+        let zone = jiff::tz::TimeZone::system();
+        let at = |text: &str| text.parse::<jiff::civil::DateTime>().unwrap().to_zoned(zone.clone()).unwrap();
+        let (first, second) = (at("2026-11-20T02:15:00").timestamp(), at("2026-11-20T02:15:30").timestamp());
+        let next = at("2026-11-21T02:15:00").timestamp();
+        let manifests = [
+            manifest(0xa1, "web1", first.as_second()),
+            manifest(0xa2, "web1", second.as_second()),
+            manifest(0xb3, "web1", second.as_second()),
+            manifest(0xb4, "web1", next.as_second()),
+            manifest(0xc5, "db@2", next.as_second()),
+        ];
+        let check = |wanted: &str, expected: Result<u8, &str>| {
+            let found = find(wanted, &manifests).map(|manifest| manifest.backup.0[0]);
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{wanted}"),
+                (Err(RepoError::AmbiguousBackup { fits, .. }), Err("ambiguous")) => assert_eq!(fits.len(), 2, "{wanted}"),
+                (Err(RepoError::UnknownBackup { .. }), Err("unknown")) => {}
+                (found, expected) => panic!("{wanted}: {expected:?} expected, {found:?} found"),
+            }
+        };
+        check("web1", Ok(0xb4));
+        check("web1@latest", Ok(0xb4));
+        check("db@2@latest", Ok(0xc5));
+        check("web1@2026-11-20", Ok(0xb3));
+        check("web1@2026-11-20T02:15", Ok(0xb3));
+        check("web1@2026-11-20 02:15:00", Ok(0xa1));
+        check("web1@2026-11-20T02:15:30", Err("ambiguous"));
+        check("a1a1", Ok(0xa1));
+        check("web1@a1a1a1", Ok(0xa1));
+        check("db@2@a1a1a1", Err("unknown"));
+        check("a1a", Err("unknown"));
+        check("web1@2026-11-22", Err("unknown"));
+        check("web2", Err("unknown"));
+    }
 }

@@ -5,12 +5,18 @@
 
 mod backup_levels;
 mod capture_offline;
+mod cli;
+mod cli_backup;
+mod cli_repository;
+mod cli_restore;
+mod cli_trouble;
 mod damaged_objects;
 mod formats_built;
 mod formats_hostile;
 mod formats_inspect;
 mod formats_vmdk;
 mod formats_writers;
+mod generated_files;
 mod independent_reader;
 mod killed_processes;
 mod machine_vmware;

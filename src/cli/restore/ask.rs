@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 
+use dialoguer::console::Term;
 use dialoguer::theme::ColorfulTheme;
 use dialoguer::{Confirm, Input, Select};
 
 use super::plan::{self, Plan, Target, format_of_machine};
 use super::{Arguments, overwrite};
 use crate::cli::terminal::printable;
-use crate::cli::{Context, text};
+use crate::cli::{Context, interrupt, text};
 use crate::ops::restore::{DiskFormat, DiskTarget};
 use crate::repo::RepoError;
 use crate::repo::manifest::Manifest;
@@ -20,6 +21,26 @@ const LINES_SEEN: usize = 12;
 
 /// Asks for the rest; `None` if the user would rather not.
 pub fn ask<'m>(
+    arguments: &Arguments,
+    manifests: &'m [Manifest],
+    context: &Context<'_>,
+) -> anyhow::Result<Option<Plan<'m>>> {
+    // With a handler Ctrl-C becomes an error of the prompt; without one it would end us while the cursor is hidden.
+    let _ = interrupt::flag();
+    let outcome = ask_each(arguments, manifests, context);
+    let _ = Term::stderr().show_cursor();
+    match outcome {
+        Err(error) if is_interruption(&error) => Ok(None),
+        outcome => outcome,
+    }
+}
+
+fn is_interruption(error: &anyhow::Error) -> bool {
+    let Some(dialoguer::Error::IO(error)) = error.downcast_ref() else { return false };
+    error.kind() == std::io::ErrorKind::Interrupted
+}
+
+fn ask_each<'m>(
     arguments: &Arguments,
     manifests: &'m [Manifest],
     context: &Context<'_>,

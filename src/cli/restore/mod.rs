@@ -14,12 +14,12 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::failure::Usage;
+use super::failure::{self, Usage};
 use super::list::Readable;
 use super::progress::Progress;
 use super::{Context, place, text};
 use crate::formats::sink::Overwrite;
-use crate::ops::restore::{DiskFormat, RestoredDisk, restore_disk, restore_machine};
+use crate::ops::restore::{DiskFormat, DiskTarget, RestoredDisk, restore_disk, restore_machine};
 use crate::repo::Repository;
 use plan::{Plan, Target};
 
@@ -108,6 +108,7 @@ fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_
     match &plan.target {
         Target::Machine { folder, format, overwrite } => {
             let restored = restore_machine(repository, manifest, folder, *format, *overwrite, progress.control())
+                .map_err(|error| failure::of_work(error, "the disks finished so far are whole; to go on: --overwrite"))
                 .with_context(|| format!("cannot restore {name} to {}", folder.display()))?;
             progress.finish(&restored.warnings);
             for note in &restored.notes {
@@ -126,7 +127,12 @@ fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_
             Ok(Exit::done_with(!restored.warnings.is_empty()))
         }
         Target::Disk { number, target } => {
+            let left = match target {
+                DiskTarget::File { .. } => "the target is as it was before",
+                _ => "the target is a mixture of old and new now: run it again",
+            };
             let restored = restore_disk(repository, manifest, *number, target, progress.control())
+                .map_err(|error| failure::of_work(error, left))
                 .with_context(|| format!("cannot restore {name} to {}", target.path().display()))?;
             progress.finish(&restored.warnings);
             let mut object = serde_json::to_value(&restored)?;
@@ -141,8 +147,8 @@ fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_
 
 fn disk_line(disk: &RestoredDisk) -> String {
     let file = disk.files.first().map(|file| file.display().to_string()).unwrap_or_default();
-    let mut line = format!("  {} to {file}: {}", disk.slot, text::bytes(disk.size));
-    line.push_str(&format!(", {} written", text::bytes(disk.written)));
+    let size = text::bytes(disk.size);
+    let mut line = format!("  {} to {file}\n    {size}: {} written", disk.slot, text::bytes(disk.written));
     if disk.unchanged > 0 {
         line.push_str(&format!(", {} was there already", text::bytes(disk.unchanged)));
     }

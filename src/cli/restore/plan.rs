@@ -138,7 +138,8 @@ impl Plan<'_> {
                 existing(path, "will be brought up to date in place; interrupted, it is a mixture of old and new")
             }
             Target::Disk { target, .. } => existing(target.path(), "will be overwritten"),
-            Target::Machine { folder, format, .. } => {
+            Target::Machine { overwrite: Overwrite::Refuse, .. } => Vec::new(),
+            Target::Machine { folder, format, overwrite: Overwrite::Replace } => {
                 let mut lines: Vec<String> = planned_names(self.manifest, *format)
                     .into_iter()
                     .flat_map(|name| existing(&folder.join(name), "will be overwritten"))

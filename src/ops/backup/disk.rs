@@ -80,7 +80,7 @@ pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) ->
     let before = Instant::now();
     let counters = &context.state.counters;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (new, known, stored) = (count(&counters.new), count(&counters.deduplicated), count(&counters.stored));
+    let (new, known) = (count(&counters.new), count(&counters.deduplicated));
 
     context.control.tell(Event::Begin { what: &disk.slot, bytes: size });
     let mut pass = Pass::new(context, disk, shape, &base);
@@ -117,7 +117,7 @@ pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) ->
             new: count(&counters.new) - new,
             deduplicated: count(&counters.deduplicated) - known,
             unchanged: count(&pass.tally.unchanged),
-            stored: count(&counters.stored) - stored,
+            stored: None,
             duration_ms: u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX),
         },
     };
@@ -133,6 +133,8 @@ struct Pass<'a, 'r> {
     base: &'a Base,
     map: Mutex<MapBuilder>,
     tally: Tally,
+    /// The run's new bytes that were told so far.
+    new_told: AtomicU64,
     /// A sample differed: what the reference says is not to be trusted.
     distrusted: AtomicBool,
     failure: Mutex<Option<OpsError>>,
@@ -148,6 +150,7 @@ impl<'a, 'r> Pass<'a, 'r> {
             base,
             map: Mutex::new(MapBuilder::new(shape)),
             tally: Tally::default(),
+            new_told: AtomicU64::new(context.state.counters.new.load(Ordering::Relaxed)),
             distrusted: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -429,7 +432,17 @@ impl<'a, 'r> Pass<'a, 'r> {
         let list = writer.finish_list()?;
         self.settle(writer, segment, list)?;
         self.context.control.tell(Event::Done(self.shape.segment_len(segment) as u64));
+        self.tell_new();
         Ok(())
+    }
+
+    /// Tells what has become new since it was last told, by whichever worker.
+    fn tell_new(&self) {
+        let new = self.context.state.counters.new.load(Ordering::Relaxed);
+        let told = self.new_told.fetch_max(new, Ordering::Relaxed);
+        if new > told {
+            self.context.control.tell(Event::New(new - told));
+        }
     }
 
     /// Fills `bytes` from `start` on; gives how many of them were data, and so were asked of the medium.

@@ -160,7 +160,7 @@ fn total(manifest: &Manifest, counters: &Counters, began: Instant) -> Statistics
     // Only the whole run knows these for sure: packs hold the chunks of all disks, and the files' too.
     total.new = counters.new.load(Ordering::Relaxed);
     total.deduplicated = counters.deduplicated.load(Ordering::Relaxed);
-    total.stored = counters.stored.load(Ordering::Relaxed);
+    total.stored = Some(counters.stored.load(Ordering::Relaxed));
     total.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     total
 }

@@ -1,0 +1,318 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_abbild_global_optspecs
+    string join \n repo= key-file= cache-dir= json q/quiet v/verbose no-progress color= h/help V/version
+end
+
+function __fish_abbild_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_abbild_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_abbild_using_subcommand
+    set -l cmd (__fish_abbild_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c abbild -n "__fish_abbild_needs_command" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_needs_command" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_needs_command" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_needs_command" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_needs_command" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_needs_command" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_needs_command" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_needs_command" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_needs_command" -s V -l version -d 'Print version'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "init" -d 'Create a repository'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "backup" -d 'Back up machines'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "list" -d 'List backups'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "show" -d 'Show all that is known of a backup'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "restore" -d 'Restore a machine, or one of its disks'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "check" -d 'Check whether every backup is whole'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "index" -d 'Maintain the index cache'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "key" -d 'Manage who can open the repository'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "completions" -d 'Print completions for a shell'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "version" -d 'Print the version'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l label -d 'A name for the first key, to tell keys apart later' -r
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand init" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand init" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l snapshot -d 'Which level: the current state, the base below all redo logs, or a snapshot by its name or number' -r
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l full -d 'Read everything, whatever earlier backups and redo logs say'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand show" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand show" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand show" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l to -d 'Folder for the whole machine; with --disk, a file or block device' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l disk -d 'Only this disk, by its number or slot' -r
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: vmdk for VMware machines and files ending in .vmdk, else raw]' -r -f -a "raw\t'The guest\'s bytes, sparse'
+vmdk\t'VMDK, one growing file (monolithicSparse)'
+vmdk-stream\t'VMDK, compressed for transport (streamOptimized)'"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l in-place -d 'Bring an existing raw image or device of the same size up to date: only what differs is written'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l overwrite -d 'Replace files that exist, or write onto a block device'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l map -d 'Also list which layer stores what'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand inspect" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and not __fish_seen_subcommand_from rebuild help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from help" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "list" -d 'List the keys that open the repository; needs none of them'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "add" -d 'Add a key file or a passphrase'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "remove" -d 'Remove a key'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-key-file -d 'Add this key file; it is made if it does not exist' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-password-file -d 'Add the passphrase in the first line of this file' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l label -d 'A name for the key, to tell keys apart later' -r
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l passphrase -d 'Add a passphrase, asked for twice'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l new-password-file -d 'Take the new passphrase from the first line of this file instead of asking' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l to -d 'Write to this new file instead of stdout' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "list" -d 'List the keys that open the repository; needs none of them'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a key file or a passphrase'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove a key'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand version" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand version" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand version" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand version" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "list" -d 'List backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from index" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "list" -d 'List the keys that open the repository; needs none of them'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a key file or a passphrase'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "remove" -d 'Remove a key'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
