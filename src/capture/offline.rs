@@ -138,7 +138,6 @@ mod tests {
             running: running.then(|| "the lock web1.vmx.lck is held".to_owned()),
             notes: Vec::new(),
             warnings: Vec::new(),
-            notes: Vec::new(),
         }
     }
 

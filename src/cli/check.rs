@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let progress = Progress::new(context.terminal, "");
     let report = check(&repository, read_data, progress.control())?;
     progress.finish(&report.warnings);
+    report.notes.iter().for_each(|note| context.terminal.detail(&format!("note: {note}")));
     context.terminal.json(&report)?;
     let is_sound = report.faults.is_empty() && report.damaged_backups.is_empty();
     let text = as_text(&report, is_sound);

@@ -128,7 +128,9 @@ mod tests {
             let found = find(wanted, &manifests).map(|manifest| manifest.backup.0[0]);
             match (found, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{wanted}"),
-                (Err(RepoError::AmbiguousBackup { fits, .. }), Err("ambiguous")) => assert_eq!(fits.len(), 2, "{wanted}"),
+                (Err(RepoError::AmbiguousBackup { fits, .. }), Err("ambiguous")) => {
+                    assert_eq!(fits.len(), 2, "{wanted}")
+                }
                 (Err(RepoError::UnknownBackup { .. }), Err("unknown")) => {}
                 (found, expected) => panic!("{wanted}: {expected:?} expected, {found:?} found"),
             }
