@@ -8,7 +8,7 @@
 //! needed to restore.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -72,6 +72,8 @@ pub struct State {
     unpublished: Mutex<Vec<FinishedPack>>,
     /// The first error of a pack writer.
     failure: Mutex<Option<RepoError>>,
+    /// A segment writer went with chunks in hand that others take for stored: nothing may be committed any more.
+    chunks_lost: AtomicBool,
 }
 
 /// A new backup that is in the repository, durably.
@@ -119,6 +121,9 @@ pub fn run<E: From<RepoError>>(
         Ok(manifest) => manifest,
         Err(error) => return Err(abandon(repository, &session, error)),
     };
+    if state.chunks_lost.load(Ordering::Relaxed) {
+        return Err(abandon(repository, &session, RepoError::GivenUp.into()));
+    }
     let committed = commit(repository, state, &session, &mut manifest, finish);
     if let Err(error) = committed {
         return Err(abandon(repository, &session, error.into()));
@@ -369,7 +374,8 @@ impl SegmentWriter<'_, '_> {
         Ok(id)
     }
 
-    /// Hands over what has been gathered. Must be called at the end; what was not flushed is not stored.
+    /// Hands over what has been gathered. Must be called at the end: a writer that goes with chunks in hand makes the
+    /// whole intake fail.
     ///
     /// # Errors
     /// As [`SegmentWriter::store_segment`].
@@ -438,6 +444,15 @@ impl SegmentWriter<'_, '_> {
             ChunkKind::Map => &self.intake.map,
         };
         queue.send(blob).map_err(|_| RepoError::GivenUp)
+    }
+}
+
+impl Drop for SegmentWriter<'_, '_> {
+    fn drop(&mut self) {
+        // They are in flight for good: whoever meets them again takes them for stored.
+        if !(self.data.is_empty() && self.map.is_empty()) {
+            self.intake.state.chunks_lost.store(true, Ordering::Relaxed);
+        }
     }
 }
 

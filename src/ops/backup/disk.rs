@@ -164,14 +164,17 @@ impl<'a, 'r> Pass<'a, 'r> {
             }
             drop(work_rx);
             let mut writer = this.context.intake.writer();
-            let fed = this.feed(&work_tx, &mut writer).and_then(|()| Ok(writer.flush()?));
+            this.note(this.feed(&work_tx, &mut writer));
+            // Also of a pass that is not finished: the next one takes what was gathered for stored.
+            this.note(writer.flush().map_err(OpsError::from));
             drop(work_tx);
-            this.note(fed);
         });
-        if self.distrusted.load(Ordering::Relaxed) {
+        let failure = lock(&self.failure).take();
+        if self.distrusted.load(Ordering::Relaxed) && matches!(failure, None | Some(OpsError::Repo(RepoError::GivenUp)))
+        {
             return Ok(None);
         }
-        if let Some(error) = lock(&self.failure).take() {
+        if let Some(error) = failure {
             return Err(error);
         }
         let map =
@@ -304,7 +307,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let mut buffer = vec![0; SEGMENT_BYTES];
         for item in work {
             if self.stopped() {
-                return Ok(());
+                break; // what was gathered is sent all the same: a second pass takes it for stored
             }
             if self.context.control.interrupted() {
                 return Err(OpsError::Interrupted);
@@ -319,7 +322,6 @@ impl<'a, 'r> Pass<'a, 'r> {
                 Work::Sample(segment) => {
                     if !self.is_as_recorded(segment, &reference.disk, &mut buffer)? {
                         self.distrusted.store(true, Ordering::Relaxed);
-                        return Ok(writer.flush()?);
                     }
                 }
             }
