@@ -292,13 +292,12 @@ pub struct SegmentWriter<'i, 'r> {
 }
 
 impl SegmentWriter<'_, '_> {
-    /// Takes in one segment; gives the id of its list, [`ChunkId::ZERO`] for zeros alone. `likely` are chunks that the
-    /// same place held before: those found there need no look-up.
+    /// Takes in one segment; gives the id of its list, [`ChunkId::ZERO`] for zeros alone.
     ///
     /// # Errors
     /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
-    pub fn store_segment(&mut self, segment: &[u8], likely: &[ListEntry]) -> Result<ChunkId, RepoError> {
-        self.append_bytes(segment, likely)?;
+    pub fn store_segment(&mut self, segment: &[u8]) -> Result<ChunkId, RepoError> {
+        self.append_bytes(segment)?;
         self.finish_list()
     }
 
@@ -306,14 +305,7 @@ impl SegmentWriter<'_, '_> {
     ///
     /// # Errors
     /// As [`SegmentWriter::store_segment`].
-    pub fn append_bytes(&mut self, bytes: &[u8], likely: &[ListEntry]) -> Result<(), RepoError> {
-        let likely: HashSet<ChunkId> = likely
-            .iter()
-            .filter_map(|entry| match entry {
-                ListEntry::Chunk(id, _) => Some(*id),
-                ListEntry::Zero(_) => None,
-            })
-            .collect();
+    pub fn append_bytes(&mut self, bytes: &[u8]) -> Result<(), RepoError> {
         let intake = self.intake;
         intake.chunker.cut(bytes, |piece| {
             match piece {
@@ -321,7 +313,7 @@ impl SegmentWriter<'_, '_> {
                 Piece::Chunk(range) => {
                     let chunk = &bytes[range];
                     let id = intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
-                    self.store_chunk(ChunkKind::Data, id, chunk, &likely)?;
+                    self.store_chunk(ChunkKind::Data, id, chunk)?;
                     self.append_entry(ListEntry::Chunk(id, chunk.len() as u32));
                 }
             }
@@ -370,7 +362,7 @@ impl SegmentWriter<'_, '_> {
     /// As [`SegmentWriter::store_segment`].
     pub fn store_map(&mut self, bytes: &[u8]) -> Result<ChunkId, RepoError> {
         let id = self.intake.repository.keys().chunk_id(ChunkKind::Map, bytes);
-        self.store_chunk(ChunkKind::Map, id, bytes, &HashSet::new())?;
+        self.store_chunk(ChunkKind::Map, id, bytes)?;
         Ok(id)
     }
 
@@ -389,15 +381,9 @@ impl SegmentWriter<'_, '_> {
         Ok(())
     }
 
-    fn store_chunk(
-        &mut self,
-        kind: ChunkKind,
-        id: ChunkId,
-        chunk: &[u8],
-        likely: &HashSet<ChunkId>,
-    ) -> Result<(), RepoError> {
+    fn store_chunk(&mut self, kind: ChunkKind, id: ChunkId, chunk: &[u8]) -> Result<(), RepoError> {
         let counters = &self.intake.state.counters;
-        if likely.contains(&id) || self.is_known(id)? {
+        if self.is_known(id)? {
             if kind == ChunkKind::Data {
                 counters.deduplicated.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }

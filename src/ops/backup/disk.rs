@@ -93,8 +93,7 @@ pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) ->
         );
         context.control.tell(Event::Warning(&warning));
         warnings.push(warning);
-        let distrusted = base.reference.take().map(|reference| reference.disk);
-        base.likely = distrusted;
+        base.reference = None;
         pass = Pass::new(context, disk, shape, &base);
         root = pass.run()?;
     }
@@ -334,10 +333,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let bytes = &mut buffer[..self.shape.segment_len(segment)];
         let read = self.read_source(self.shape.segment_at(segment), bytes)?;
         self.tally.read.fetch_add(read, Ordering::Relaxed);
-        // Only a hint: a list that cannot be read, or a disk that was shorter, costs look-ups, nothing else.
-        let likely = self.base.likely.as_ref().filter(|disk| segment < disk.shape().segments());
-        let likely = likely.and_then(|disk| disk.list(segment).ok());
-        writer.append_bytes(bytes, likely.as_deref().map_or(&[], |list| list.as_slice()))?;
+        writer.append_bytes(bytes)?;
         self.settle_list(writer, segment)
     }
 
@@ -380,7 +376,7 @@ impl<'a, 'r> Pass<'a, 'r> {
             let read = self.read_patched(segment, from, bytes, reference, changes)?;
             self.tally.read.fetch_add(read, Ordering::Relaxed);
             self.tally.unchanged.fetch_add(bytes.len() as u64 - read.min(bytes.len() as u64), Ordering::Relaxed);
-            writer.append_bytes(bytes, &list)?;
+            writer.append_bytes(bytes)?;
         }
         self.settle_list(writer, segment)
     }
