@@ -12,6 +12,7 @@ mod formats_inspect;
 mod formats_vmdk;
 mod formats_writers;
 mod independent_reader;
+mod lost_packs;
 mod machine_vmware;
 mod power_loss;
 mod qemu;

@@ -6,12 +6,14 @@
 //!
 //! Tables: `pack` has a row a pack with its directory; `chunk` maps the first half of an id to a pack's row; `segment`
 //! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction. A row
-//! number is never given twice, as what was read from a row is kept beyond the row's life.
+//! number is never given twice, as what was read from a row is kept beyond the row's life. `lost` has the packs that were
+//! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those.
 //!
 //! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
 
 mod segment;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 pub use segment::{decode_segment, encode_segment};
 
 use super::error::RepoError;
-use super::ids::{ChunkId, PackId, RepoId};
+use super::ids::{BackupId, ChunkId, PackId, RepoId};
 use super::pack::Directory;
 use super::pack::writer::FinishedPack;
 use super::seal::{HEADER_BYTES, Kind};
@@ -77,7 +79,7 @@ impl Index {
         open_waiting(place, repository, BUSY)
     }
 
-    /// Forgets everything; what follows is a rebuild.
+    /// Forgets all packs; what follows is a rebuild. What was lost stays known.
     ///
     /// # Errors
     /// [`RepoError::Index`].
@@ -185,6 +187,58 @@ impl Index {
             let mut statement = connection.prepare_cached("SELECT id, len FROM pack")?;
             let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?)))?;
             rows.map(|row| row.map(|(id, len)| (PackId(id), u64::try_from(len).unwrap_or(0)))).collect()
+        };
+        list().map_err(sqlite(&self.file))
+    }
+
+    /// Remembers that `packs` are lost, and that `backups` may have needed them; both outlive [`Index::clear`].
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn note_lost(&self, packs: &[PackId], backups: &[BackupId]) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let mut note = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for id in packs {
+                transaction.execute("INSERT OR IGNORE INTO lost (id) VALUES (?)", [id.0.as_slice()])?;
+            }
+            for id in backups {
+                transaction.execute("INSERT OR IGNORE INTO doubted (backup) VALUES (?)", [id.0.as_slice()])?;
+            }
+            transaction.commit()
+        };
+        note().map_err(sqlite(&self.file))
+    }
+
+    /// Forgets that `pack` was lost: it is there again, and could be lost again.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn note_found(&self, pack: PackId) -> Result<(), RepoError> {
+        let deleted = self.lock().execute("DELETE FROM lost WHERE id = ?", [pack.0.as_slice()]);
+        deleted.map(|_| ()).map_err(sqlite(&self.file))
+    }
+
+    /// The packs that are lost.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn lost(&self) -> Result<HashSet<PackId>, RepoError> {
+        Ok(self.ids("SELECT id FROM lost")?.into_iter().map(PackId).collect())
+    }
+
+    /// The backups that may have needed a lost pack.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn doubted(&self) -> Result<HashSet<BackupId>, RepoError> {
+        Ok(self.ids("SELECT backup FROM doubted")?.into_iter().map(BackupId).collect())
+    }
+
+    fn ids(&self, query: &str) -> Result<Vec<[u8; 16]>, RepoError> {
+        let connection = self.lock();
+        let list = || -> rusqlite::Result<Vec<[u8; 16]>> {
+            connection.prepare_cached(query)?.query_map([], |row| row.get(0))?.collect()
         };
         list().map_err(sqlite(&self.file))
     }
@@ -313,7 +367,9 @@ fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusql
          CREATE TABLE IF NOT EXISTS pack (row INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL,
              len INTEGER NOT NULL, header BLOB NOT NULL, directory BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS chunk (key BLOB PRIMARY KEY, pack INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
+         CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"
     ))?;
     connection.execute(
         "INSERT INTO owner SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
