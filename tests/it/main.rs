@@ -16,4 +16,5 @@ mod lost_packs;
 mod machine_vmware;
 mod power_loss;
 mod qemu;
+mod random_histories;
 mod world;
