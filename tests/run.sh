@@ -91,7 +91,6 @@ run cargo fmt --check
 run cargo clippy --all-targets --locked -- -D warnings
 if cargo nextest --version >/dev/null 2>&1; then
     run cargo nextest run --locked
-    run cargo test --doc --locked # nextest runs none of these
 else
     run cargo test --locked
 fi

@@ -4,6 +4,8 @@
 //! can hold anything new. A layer counts as unchanged if its files are the same files (device, inode), of the same length
 //! and times, and its own content id is the same. After a copy or a restored host everything differs: then all is read again.
 
+use std::os::unix::fs::FileTypeExt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::formats::{FileState, Layer};
@@ -38,6 +40,9 @@ pub struct FileIdentity {
     pub modified_ns: i128,
     /// Last change of content or metadata, nanoseconds since 1970.
     pub changed_ns: i128,
+    /// Whether it is a block device: its times are those of a name in `/dev`, and tell nothing of its content.
+    #[serde(default)]
+    pub is_device: bool,
 }
 
 impl LayerIdentity {
@@ -61,6 +66,8 @@ impl FileIdentity {
             inode: state.inode,
             modified_ns: state.modified_ns,
             changed_ns: state.changed_ns,
+            // What cannot be looked at any more cannot be proven to be unchanged either.
+            is_device: std::fs::metadata(&state.path).map_or(true, |meta| meta.file_type().is_block_device()),
         }
     }
 }
@@ -70,7 +77,12 @@ impl FileIdentity {
 ///
 /// A chain of which only some layers are left gives 0: a redo log that was there and is gone was written down into its
 /// parent or thrown away, and neither leaves the rest of the last backup true.
+///
+/// A chain with a block device below gives 0: it may have been written to without any trace outside of it.
 pub fn common_frozen_base(before: &[LayerIdentity], now: &[LayerIdentity]) -> usize {
+    if before.iter().flat_map(|layer| &layer.files).any(|file| file.is_device) {
+        return 0;
+    }
     if now.ends_with(before) { before.len() } else { 0 }
 }
 
@@ -87,6 +99,7 @@ mod tests {
             inode: u64::from(u32::from(letter)),
             modified_ns: 1_773_129_600_000_000_001,
             changed_ns: 1_773_129_600_000_000_002,
+            is_device: false,
         };
         LayerIdentity {
             variant: "vmdk monolithicSparse".to_owned(),
@@ -126,7 +139,7 @@ mod tests {
             common_frozen_base(&[layer('a')], &[layer('b'), other])
         };
         assert_eq!(differs(&|_| {}), 1);
-        let changes: [&dyn Fn(&mut LayerIdentity); 10] = [
+        let changes: [&dyn Fn(&mut LayerIdentity); 11] = [
             &|l| l.variant.push('2'),
             &|l| l.content_id.push('2'),
             &|l| l.size.0 += 1,
@@ -137,10 +150,20 @@ mod tests {
             &|l| l.files[0].inode += 1,
             &|l| l.files[0].modified_ns += 1,
             &|l| l.files[0].changed_ns += 1,
+            &|l| l.files[0].is_device = true,
         ];
         for (index, change) in changes.iter().enumerate() {
             assert_eq!(differs(change), 0, "change {index}");
         }
+    }
+
+    #[test]
+    fn a_block_device_is_never_known_to_be_unchanged() {
+        let mut device = layer('a');
+        device.files[0].is_device = true;
+        let chain = [device];
+        assert_eq!(common_frozen_base(&chain, &chain), 0);
+        assert_eq!(common_frozen_base(&chain, &[layer('b'), chain[0].clone()]), 0);
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl BlobPacker {
         if self.plain.len() >= BLOB_PLAIN_BYTES_TARGET { self.take() } else { Ok(None) }
     }
 
+    /// Whether nothing has been gathered.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// Packs what has been gathered; `None` if that is nothing.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 //! needed to restore.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -72,6 +72,8 @@ pub struct State {
     unpublished: Mutex<Vec<FinishedPack>>,
     /// The first error of a pack writer.
     failure: Mutex<Option<RepoError>>,
+    /// A segment writer went with chunks in hand that others take for stored: nothing may be committed any more.
+    chunks_lost: AtomicBool,
 }
 
 /// A new backup that is in the repository, durably.
@@ -119,6 +121,9 @@ pub fn run<E: From<RepoError>>(
         Ok(manifest) => manifest,
         Err(error) => return Err(abandon(repository, &session, error)),
     };
+    if state.chunks_lost.load(Ordering::Relaxed) {
+        return Err(abandon(repository, &session, RepoError::GivenUp.into()));
+    }
     let committed = commit(repository, state, &session, &mut manifest, finish);
     if let Err(error) = committed {
         return Err(abandon(repository, &session, error.into()));
@@ -287,13 +292,12 @@ pub struct SegmentWriter<'i, 'r> {
 }
 
 impl SegmentWriter<'_, '_> {
-    /// Takes in one segment; gives the id of its list, [`ChunkId::ZERO`] for zeros alone. `likely` are chunks that the
-    /// same place held before: those found there need no look-up.
+    /// Takes in one segment; gives the id of its list, [`ChunkId::ZERO`] for zeros alone.
     ///
     /// # Errors
     /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
-    pub fn store_segment(&mut self, segment: &[u8], likely: &[ListEntry]) -> Result<ChunkId, RepoError> {
-        self.append_bytes(segment, likely)?;
+    pub fn store_segment(&mut self, segment: &[u8]) -> Result<ChunkId, RepoError> {
+        self.append_bytes(segment)?;
         self.finish_list()
     }
 
@@ -301,14 +305,7 @@ impl SegmentWriter<'_, '_> {
     ///
     /// # Errors
     /// As [`SegmentWriter::store_segment`].
-    pub fn append_bytes(&mut self, bytes: &[u8], likely: &[ListEntry]) -> Result<(), RepoError> {
-        let likely: HashSet<ChunkId> = likely
-            .iter()
-            .filter_map(|entry| match entry {
-                ListEntry::Chunk(id, _) => Some(*id),
-                ListEntry::Zero(_) => None,
-            })
-            .collect();
+    pub fn append_bytes(&mut self, bytes: &[u8]) -> Result<(), RepoError> {
         let intake = self.intake;
         intake.chunker.cut(bytes, |piece| {
             match piece {
@@ -316,7 +313,7 @@ impl SegmentWriter<'_, '_> {
                 Piece::Chunk(range) => {
                     let chunk = &bytes[range];
                     let id = intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
-                    self.store_chunk(ChunkKind::Data, id, chunk, &likely)?;
+                    self.store_chunk(ChunkKind::Data, id, chunk)?;
                     self.append_entry(ListEntry::Chunk(id, chunk.len() as u32));
                 }
             }
@@ -365,11 +362,12 @@ impl SegmentWriter<'_, '_> {
     /// As [`SegmentWriter::store_segment`].
     pub fn store_map(&mut self, bytes: &[u8]) -> Result<ChunkId, RepoError> {
         let id = self.intake.repository.keys().chunk_id(ChunkKind::Map, bytes);
-        self.store_chunk(ChunkKind::Map, id, bytes, &HashSet::new())?;
+        self.store_chunk(ChunkKind::Map, id, bytes)?;
         Ok(id)
     }
 
-    /// Hands over what has been gathered. Must be called at the end; what was not flushed is not stored.
+    /// Hands over what has been gathered. Must be called at the end: a writer that goes with chunks in hand makes the
+    /// whole intake fail.
     ///
     /// # Errors
     /// As [`SegmentWriter::store_segment`].
@@ -383,15 +381,9 @@ impl SegmentWriter<'_, '_> {
         Ok(())
     }
 
-    fn store_chunk(
-        &mut self,
-        kind: ChunkKind,
-        id: ChunkId,
-        chunk: &[u8],
-        likely: &HashSet<ChunkId>,
-    ) -> Result<(), RepoError> {
+    fn store_chunk(&mut self, kind: ChunkKind, id: ChunkId, chunk: &[u8]) -> Result<(), RepoError> {
         let counters = &self.intake.state.counters;
-        if likely.contains(&id) || self.is_known(id)? {
+        if self.is_known(id)? {
             if kind == ChunkKind::Data {
                 counters.deduplicated.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
@@ -438,6 +430,15 @@ impl SegmentWriter<'_, '_> {
             ChunkKind::Map => &self.intake.map,
         };
         queue.send(blob).map_err(|_| RepoError::GivenUp)
+    }
+}
+
+impl Drop for SegmentWriter<'_, '_> {
+    fn drop(&mut self) {
+        // They are in flight for good: whoever meets them again takes them for stored.
+        if !(self.data.is_empty() && self.map.is_empty()) {
+            self.intake.state.chunks_lost.store(true, Ordering::Relaxed);
+        }
     }
 }
 

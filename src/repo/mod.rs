@@ -237,6 +237,13 @@ impl Repository {
             return Ok(found);
         }
         self.sync_index(&mut |_| {})?;
+        if let Some(found) = self.find_chunk(id)? {
+            return Ok(found);
+        }
+        // A row that leads to no pack with the chunk is wrong, and hides a right one.
+        if self.index.find(id)?.is_some() {
+            self.rebuild_index(&mut |_| {})?;
+        }
         self.find_chunk(id)?.ok_or_else(|| RepoError::MissingChunk { id, needed_by: needed_by() })
     }
 

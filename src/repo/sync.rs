@@ -25,8 +25,8 @@ pub struct SyncReport {
     pub segments_read: usize,
     /// Packs whose own directory had to be read because no segment lists them.
     pub directories_read: usize,
-    /// Packs that the index knew and the store no longer has: the index was built anew, and what they held counts as
-    /// lost until it is seen again.
+    /// Packs that the index knew, or an index segment names, and the store no longer has: the index was built anew, and
+    /// what they held counts as lost until it is seen again. Each is reported once; the index remembers them.
     pub vanished: Vec<PackId>,
     /// Index segments and packs that could not be read, and why. Their chunks are not in the index.
     pub damaged: Vec<(String, RepoError)>,
@@ -47,10 +47,15 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Store`], [`RepoError::Index`]. Damaged objects are reported, not errors: they concern only some.
     pub fn sync_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
+        // First what is known and what segments there are, then what is there: a pack that another process adds meanwhile
+        // is then new, never gone.
+        let indexed = self.index.pack_ids()?;
+        let segments = self.segment_names()?;
         let listed = listed_packs(self.store())?;
+        let lost_before = self.index.lost()?;
         let mut report = SyncReport::default();
         let mut known: HashSet<PackId> = HashSet::new();
-        for (id, len) in self.index.pack_ids()? {
+        for (id, len) in indexed {
             if listed.get(&id) == Some(&len) {
                 known.insert(id);
             } else {
@@ -58,12 +63,16 @@ impl Repository {
             }
         }
         if !report.vanished.is_empty() {
+            self.note_lost(&report.vanished)?; // before the rows go that prove it
             self.index.clear()?;
             self.packs.clear();
             self.blobs.clear();
             known.clear();
         }
-        self.read_segments(&listed, &mut known, &mut report, progress)?;
+        let named = self.read_segments(&segments, &listed, &mut known, &mut report, progress)?;
+        let mut lost: Vec<PackId> = named.into_iter().filter(|id| !lost_before.contains(id)).collect();
+        lost.retain(|id| !report.vanished.contains(id));
+        report.vanished.extend_from_slice(&lost);
         let mut missing: Vec<PackId> = listed.keys().copied().filter(|id| !known.contains(id)).collect();
         missing.sort();
         for id in missing {
@@ -75,11 +84,25 @@ impl Repository {
                     report.directories_read += 1;
                 }
                 Err(RepoError::Store(StoreError::NotFound { .. })) => {} // gone between listing and reading
-                Err(error) => report.damaged.push((super::pack::object_name(id).to_string(), error)),
+                Err(error) => {
+                    if !lost_before.contains(&id) {
+                        lost.push(id);
+                    }
+                    report.damaged.push((super::pack::object_name(id).to_string(), error));
+                }
             }
+        }
+        self.note_lost(&lost)?;
+        for id in lost_before.intersection(&known) {
+            self.index.note_found(*id)?;
         }
         report.packs = known.len();
         Ok(report)
+    }
+
+    /// Nothing may be built on backups that may need what is lost: they hold their places, and restore what is left.
+    fn note_lost(&self, packs: &[PackId]) -> Result<(), RepoError> {
+        if packs.is_empty() { Ok(()) } else { self.index.note_lost(packs, &self.backup_ids()?) }
     }
 
     /// Forgets the whole index and builds it anew.
@@ -93,19 +116,23 @@ impl Repository {
         self.sync_index(progress)
     }
 
+    /// Gives the packs that the newly read segments name and the store does not have. What deletes packs must take them
+    /// out of the segments first.
     fn read_segments(
         &self,
+        names: &[ObjectName],
         listed: &std::collections::HashMap<PackId, u64>,
         known: &mut HashSet<PackId>,
         report: &mut SyncReport,
         progress: &mut dyn FnMut(SyncProgress),
-    ) -> Result<(), RepoError> {
-        for name in self.segment_names()? {
+    ) -> Result<Vec<PackId>, RepoError> {
+        let mut absent = Vec::new();
+        for name in names {
             if self.index.knows_segment(name.as_str())? {
                 continue;
             }
             progress(SyncProgress { done: known.len(), total: listed.len() });
-            let packs = match self.read_segment(&name) {
+            let packs = match self.read_segment(name) {
                 Ok(packs) => packs,
                 Err(RepoError::Store(StoreError::NotFound { .. })) => continue,
                 Err(error) => {
@@ -114,14 +141,15 @@ impl Repository {
                 }
             };
             // Packs that the store does not list are no packs, whatever a segment says.
-            let present: Vec<FinishedPack> =
-                packs.into_iter().filter(|pack| listed.get(&pack.id) == Some(&pack.len)).collect();
+            let (present, gone): (Vec<FinishedPack>, Vec<FinishedPack>) =
+                packs.into_iter().partition(|pack| listed.get(&pack.id) == Some(&pack.len));
+            absent.extend(gone.iter().map(|pack| pack.id));
             self.add_to_index(&present)?;
             known.extend(present.iter().map(|pack| pack.id));
             self.index.remember_segment(name.as_str())?;
             report.segments_read += 1;
         }
-        Ok(())
+        Ok(absent)
     }
 
     /// The names of all index segments.

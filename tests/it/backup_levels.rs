@@ -131,6 +131,42 @@ fn a_sample_that_differs_makes_everything_be_read() {
     assert!(content_of(&open_on(&fs).unwrap(), found_out.backup).unwrap() == changed);
 }
 
+/// The base changed behind its redo log, which is noticed while other workers have patched segments at hand: what they
+/// gathered must not be taken for stored by the second pass.
+#[test]
+fn what_was_gathered_before_a_sample_differed_is_stored_all_the_same() {
+    const SEGMENT: u64 = 4 << 20;
+    for round in 0..6 {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path();
+        let raw = |seed| std::fs::write(folder.join("base.raw"), noise(24 << 20, seed)).unwrap();
+        let convert = |options: &[&str]| qemu::img(folder, &[&["convert"], options].concat());
+        raw(100 + round);
+        convert(&["-f", "raw", "-O", "vmdk", "base.raw", "base.vmdk"]);
+        let fs = MemFs::new();
+        let repository = create_on(&fs);
+        let first = back_up(&repository, &folder.join("base.vmdk"), "current").unwrap().manifest;
+        // Every byte of the base changes, and a manifest claims that it is what it was.
+        raw(200 + round);
+        convert(&["-n", "-f", "raw", "-O", "vmdk", "base.raw", "base.vmdk"]);
+        let changed = back_up(&create_on(&MemFs::new()), &folder.join("base.vmdk"), "current").unwrap().manifest;
+        qemu::img(folder, &["create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "top.vmdk"]);
+        let write = |segment| format!("write -P {} {} 400k", 10 + segment, segment * SEGMENT + (64 << 10));
+        qemu::write(folder, "top.vmdk", "vmdk", &[0, 1, 3, 5].map(write));
+        let top = back_up(&create_on(&MemFs::new()), &folder.join("top.vmdk"), "current").unwrap().manifest;
+        let mut lying = first.clone();
+        (lying.backup, lying.identity) = (changed.backup, top.identity);
+        lying.disks[0].layers = changed.disks[0].layers.clone();
+        let name = manifest::object_name(lying.backup);
+        object::put(repository.store(), repository.keys(), Kind::Manifest, &name, &lying.encode()).unwrap();
+
+        let second = back_up(&repository, &folder.join("top.vmdk"), "current").unwrap().manifest;
+        assert!(second.warnings.iter().any(|warning| warning.contains("sample")), "{:?}", second.warnings);
+        let expected = qemu::content(folder, "top.vmdk");
+        assert!(content_of(&open_on(&fs).unwrap(), second.backup).unwrap() == expected, "round {round}");
+    }
+}
+
 /// Does something when the first disk begins.
 struct AtBegin<F: Fn() + Sync>(F);
 

@@ -130,7 +130,7 @@ fn take_in(
     let mut file_records = Vec::new();
     for (name, content) in files {
         let segments: Result<Vec<ChunkId>, RepoError> =
-            content.chunks(SEGMENT_BYTES).map(|segment| writer.store_segment(segment, &[])).collect();
+            content.chunks(SEGMENT_BYTES).map(|segment| writer.store_segment(segment)).collect();
         file_records.push(FileRecord {
             name: (*name).to_owned(),
             len: content.len() as u64,
@@ -169,7 +169,7 @@ fn map_of(writer: &mut SegmentWriter<'_, '_>, disk: &Content) -> Result<ChunkId,
     let mut lists = vec![ChunkId::ZERO; usize::try_from(shape.segments()).unwrap()];
     for (number, segment) in &disk.segments {
         assert_eq!(segment.len(), shape.segment_len(*number));
-        lists[usize::try_from(*number).unwrap()] = writer.store_segment(segment, &[])?;
+        lists[usize::try_from(*number).unwrap()] = writer.store_segment(segment)?;
     }
     let mut store_ids = |ids: &[ChunkId]| {
         if ids.iter().all(|id| *id == ChunkId::ZERO) { Ok(ChunkId::ZERO) } else { writer.store_map(&encode_ids(ids)) }

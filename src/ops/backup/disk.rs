@@ -93,8 +93,7 @@ pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) ->
         );
         context.control.tell(Event::Warning(&warning));
         warnings.push(warning);
-        let distrusted = base.reference.take().map(|reference| reference.disk);
-        base.likely = distrusted;
+        base.reference = None;
         pass = Pass::new(context, disk, shape, &base);
         root = pass.run()?;
     }
@@ -167,14 +166,17 @@ impl<'a, 'r> Pass<'a, 'r> {
             }
             drop(work_rx);
             let mut writer = this.context.intake.writer();
-            let fed = this.feed(&work_tx, &mut writer).and_then(|()| Ok(writer.flush()?));
+            this.note(this.feed(&work_tx, &mut writer));
+            // Also of a pass that is not finished: the next one takes what was gathered for stored.
+            this.note(writer.flush().map_err(OpsError::from));
             drop(work_tx);
-            this.note(fed);
         });
-        if self.distrusted.load(Ordering::Relaxed) {
+        let failure = lock(&self.failure).take();
+        if self.distrusted.load(Ordering::Relaxed) && matches!(failure, None | Some(OpsError::Repo(RepoError::GivenUp)))
+        {
             return Ok(None);
         }
-        if let Some(error) = lock(&self.failure).take() {
+        if let Some(error) = failure {
             return Err(error);
         }
         let map =
@@ -307,7 +309,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let mut buffer = vec![0; SEGMENT_BYTES];
         for item in work {
             if self.stopped() {
-                return Ok(());
+                break; // what was gathered is sent all the same: a second pass takes it for stored
             }
             if self.context.control.interrupted() {
                 return Err(OpsError::Interrupted);
@@ -322,7 +324,6 @@ impl<'a, 'r> Pass<'a, 'r> {
                 Work::Sample(segment) => {
                     if !self.is_as_recorded(segment, &reference.disk, &mut buffer)? {
                         self.distrusted.store(true, Ordering::Relaxed);
-                        return Ok(writer.flush()?);
                     }
                 }
             }
@@ -335,10 +336,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let bytes = &mut buffer[..self.shape.segment_len(segment)];
         let read = self.read_source(self.shape.segment_at(segment), bytes)?;
         self.tally.read.fetch_add(read, Ordering::Relaxed);
-        // Only a hint: a list that cannot be read, or a disk that was shorter, costs look-ups, nothing else.
-        let likely = self.base.likely.as_ref().filter(|disk| segment < disk.shape().segments());
-        let likely = likely.and_then(|disk| disk.list(segment).ok());
-        writer.append_bytes(bytes, likely.as_deref().map_or(&[], |list| list.as_slice()))?;
+        writer.append_bytes(bytes)?;
         self.settle_list(writer, segment)
     }
 
@@ -381,7 +379,7 @@ impl<'a, 'r> Pass<'a, 'r> {
             let read = self.read_patched(segment, from, bytes, reference, changes)?;
             self.tally.read.fetch_add(read, Ordering::Relaxed);
             self.tally.unchanged.fetch_add(bytes.len() as u64 - read.min(bytes.len() as u64), Ordering::Relaxed);
-            writer.append_bytes(bytes, &list)?;
+            writer.append_bytes(bytes)?;
         }
         self.settle_list(writer, segment)
     }

@@ -41,7 +41,7 @@ fn store_file(writer: &mut SegmentWriter<'_, '_>, folder: &Path, path: &Path) ->
         let part = usize::try_from(left).map_or(SEGMENT_BYTES, |left| left.min(SEGMENT_BYTES));
         let mut segment = vec![0; part];
         file.read_exact(&mut segment).map_err(unreadable)?;
-        segments.push(writer.store_segment(&segment, &[])?);
+        segments.push(writer.store_segment(&segment)?);
         left -= part as u64;
     }
     let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();

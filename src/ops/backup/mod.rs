@@ -114,6 +114,11 @@ fn earlier_backups(
     }
     manifests.retain(|manifest| manifest.identity == identity);
     manifests.reverse();
+    let doubted = repository.index().doubted()?;
+    if manifests.first().is_some_and(|newest| doubted.contains(&newest.backup)) {
+        warnings.push("packs have vanished since the last backup, or are damaged; it is not built on".to_owned());
+    }
+    manifests.retain(|manifest| !doubted.contains(&manifest.backup));
     Ok(Earlier::new(repository, manifests, options.full_read))
 }
 

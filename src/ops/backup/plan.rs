@@ -1,4 +1,4 @@
-//! Which segments of a disk may have changed since an earlier backup, and which of its chunks are likely to come again.
+//! Which segments of a disk may have changed since an earlier backup.
 //!
 //! A segment is taken over unread only if the earlier backup's whole chain is still there, file by file the same, as the
 //! lower part of today's chain, and no redo log above it stores anything for that segment. Whatever is short of that is
@@ -40,8 +40,6 @@ pub struct Reference {
 pub struct Base {
     /// Whose unchanged segments are taken over.
     pub reference: Option<Reference>,
-    /// Whose chunks are likely to come again, where there is no reference.
-    pub likely: Option<BackupDisk>,
     /// What could not be used, and why.
     pub warnings: Vec<String>,
 }
@@ -52,13 +50,12 @@ impl Earlier {
         Earlier { repository: Arc::clone(repository), manifests: Vec::new(), full_read: true }
     }
 
-    /// Builds on `manifests`, newest first; with `full_read` only as a hint to chunks.
+    /// Builds on `manifests`, newest first; with `full_read` on none.
     pub fn new(repository: &Arc<Repository>, manifests: Vec<Manifest>, full_read: bool) -> Earlier {
         Earlier { repository: Arc::clone(repository), manifests, full_read }
     }
 
-    /// What `disk` is best built on: of the backups whose chain lies whole under today's, the one with the most layers,
-    /// else the newest of this slot as a hint.
+    /// What `disk` is best built on: of the backups whose chain lies whole under today's, the one with the most layers.
     pub fn base_of(&self, disk: &SourceDisk, now: &[LayerIdentity]) -> Base {
         let mut base = Base::default();
         let size = disk.image.size().0;
@@ -77,16 +74,9 @@ impl Earlier {
                     Ok(recorded) => {
                         let changes = disk.image.changes_of_upper(now.len() - layers);
                         base.reference = Some(Reference { backup: manifest.backup, disk: recorded, changes });
-                        return base;
                     }
                     Err(error) => base.warnings.push(unusable(&disk.slot, manifest, &error)),
                 }
-            }
-        }
-        if let Some((manifest, number)) = self.of_slot(&disk.slot).next() {
-            match self.repository.disk(manifest, number) {
-                Ok(recorded) => base.likely = Some(recorded),
-                Err(error) => base.warnings.push(unusable(&disk.slot, manifest, &error)),
             }
         }
         base

@@ -19,6 +19,9 @@ use crate::repo::manifest::{FileRecord, Manifest};
 use crate::repo::map::decode_list;
 use crate::repo::map::{ListEntry, MapShape};
 
+/// Largest definition file that is restored, as it lies in memory meanwhile; backups keep 64 MiB of them.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
 /// A machine that was restored.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct RestoredMachine {
@@ -161,7 +164,9 @@ fn read_file(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, Op
         expected: format!("{} bytes", record.len),
         found,
     };
-    let shape = MapShape::new(record.len).ok_or_else(|| damaged("a length beyond 128 TiB".to_owned()))?;
+    let shape = MapShape::new(record.len)
+        .filter(|shape| record.len <= FILE_BYTES_MAX && record.segments.len() as u64 == shape.segments())
+        .ok_or_else(|| damaged(format!("a list of {} segments, or more than we restore", record.segments.len())))?;
     let mut bytes = Vec::new();
     for (segment, id) in (0u64..).zip(&record.segments) {
         let len = shape.segment_len(segment);

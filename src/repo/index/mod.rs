@@ -5,12 +5,15 @@
 //! present only once the store has listed them.
 //!
 //! Tables: `pack` has a row a pack with its directory; `chunk` maps the first half of an id to a pack's row; `segment`
-//! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction.
+//! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction. A row
+//! number is never given twice, as what was read from a row is kept beyond the row's life. `lost` has the packs that were
+//! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those.
 //!
 //! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
 
 mod segment;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 pub use segment::{decode_segment, encode_segment};
 
 use super::error::RepoError;
-use super::ids::{ChunkId, PackId, RepoId};
+use super::ids::{BackupId, ChunkId, PackId, RepoId};
 use super::pack::Directory;
 use super::pack::writer::FinishedPack;
 use super::seal::{HEADER_BYTES, Kind};
@@ -28,7 +31,7 @@ use super::seal::{HEADER_BYTES, Kind};
 /// Oldest SQLite without the bug that corrupts a database when its write-ahead log is reset (fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Layout of the tables; another one is discarded and built anew.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// SQLite's page cache: 16 MiB.
 const CACHE_KIB: i64 = 16 << 10;
 /// How long to wait for another process of this host that is writing to the same cache.
@@ -73,54 +76,10 @@ impl Index {
     /// # Errors
     /// [`RepoError::Index`], [`RepoError::IndexPlace`] on a network mount.
     pub fn open(place: &IndexPlace, repository: RepoId) -> Result<(Index, Opened), RepoError> {
-        let IndexPlace::Folder(folder) = place else {
-            let file = "in memory".to_owned();
-            let connection = Connection::open_in_memory().map_err(sqlite(&file))?;
-            prepare(&connection, repository).map_err(sqlite(&file))?;
-            return Ok((Index { file, connection: Mutex::new(connection) }, Opened::Created));
-        };
-        let path = folder.join("index.sqlite");
-        let file = path.display().to_string();
-        let version = rusqlite::version_number();
-        if version < SQLITE_VERSION_MIN {
-            let reason =
-                format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
-            return Err(RepoError::IndexPlace { file, reason });
-        }
-        let unusable = |error: std::io::Error| RepoError::IndexPlace { file: file.clone(), reason: error.to_string() };
-        std::fs::create_dir_all(folder).map_err(unusable)?;
-        if let Some(kind) = network_mount(folder) {
-            let reason = format!("it would lie on a network mount ({kind}), where SQLite's log does not work");
-            return Err(RepoError::IndexPlace { file, reason });
-        }
-        let existed = path.exists();
-        match connect(&path, repository) {
-            Ok(connection) => {
-                let opened = if existed { Opened::Found } else { Opened::Created };
-                Ok((Index { file, connection: Mutex::new(connection) }, opened))
-            }
-            Err(why) => {
-                for suffix in ["", "-wal", "-shm"] {
-                    let leftover = PathBuf::from(format!("{file}{suffix}"));
-                    match std::fs::remove_file(&leftover) {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable(error)),
-                        _ => {}
-                    }
-                }
-                let connection = connect(&path, repository).map_err(|error| match error {
-                    Unusable::Sqlite(source) => RepoError::Index { file: file.clone(), source },
-                    Unusable::Foreign(reason) => RepoError::IndexPlace { file: file.clone(), reason },
-                })?;
-                let why = match why {
-                    Unusable::Sqlite(error) => error.to_string(),
-                    Unusable::Foreign(reason) => reason,
-                };
-                Ok((Index { file, connection: Mutex::new(connection) }, Opened::Discarded(why)))
-            }
-        }
+        open_waiting(place, repository, BUSY)
     }
 
-    /// Forgets everything; what follows is a rebuild.
+    /// Forgets all packs; what follows is a rebuild. What was lost stays known.
     ///
     /// # Errors
     /// [`RepoError::Index`].
@@ -232,6 +191,58 @@ impl Index {
         list().map_err(sqlite(&self.file))
     }
 
+    /// Remembers that `packs` are lost, and that `backups` may have needed them; both outlive [`Index::clear`].
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn note_lost(&self, packs: &[PackId], backups: &[BackupId]) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let mut note = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for id in packs {
+                transaction.execute("INSERT OR IGNORE INTO lost (id) VALUES (?)", [id.0.as_slice()])?;
+            }
+            for id in backups {
+                transaction.execute("INSERT OR IGNORE INTO doubted (backup) VALUES (?)", [id.0.as_slice()])?;
+            }
+            transaction.commit()
+        };
+        note().map_err(sqlite(&self.file))
+    }
+
+    /// Forgets that `pack` was lost: it is there again, and could be lost again.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn note_found(&self, pack: PackId) -> Result<(), RepoError> {
+        let deleted = self.lock().execute("DELETE FROM lost WHERE id = ?", [pack.0.as_slice()]);
+        deleted.map(|_| ()).map_err(sqlite(&self.file))
+    }
+
+    /// The packs that are lost.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn lost(&self) -> Result<HashSet<PackId>, RepoError> {
+        Ok(self.ids("SELECT id FROM lost")?.into_iter().map(PackId).collect())
+    }
+
+    /// The backups that may have needed a lost pack.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn doubted(&self) -> Result<HashSet<BackupId>, RepoError> {
+        Ok(self.ids("SELECT backup FROM doubted")?.into_iter().map(BackupId).collect())
+    }
+
+    fn ids(&self, query: &str) -> Result<Vec<[u8; 16]>, RepoError> {
+        let connection = self.lock();
+        let list = || -> rusqlite::Result<Vec<[u8; 16]>> {
+            connection.prepare_cached(query)?.query_map([], |row| row.get(0))?.collect()
+        };
+        list().map_err(sqlite(&self.file))
+    }
+
     /// Whether the index segment `name` was read before.
     ///
     /// # Errors
@@ -265,6 +276,62 @@ impl Index {
     }
 }
 
+fn open_waiting(place: &IndexPlace, repository: RepoId, busy: Duration) -> Result<(Index, Opened), RepoError> {
+    let IndexPlace::Folder(folder) = place else {
+        let file = "in memory".to_owned();
+        let connection = Connection::open_in_memory().map_err(sqlite(&file))?;
+        prepare(&connection, repository, busy).map_err(sqlite(&file))?;
+        return Ok((Index { file, connection: Mutex::new(connection) }, Opened::Created));
+    };
+    let path = folder.join("index.sqlite");
+    let file = path.display().to_string();
+    let version = rusqlite::version_number();
+    if version < SQLITE_VERSION_MIN {
+        let reason = format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
+        return Err(RepoError::IndexPlace { file, reason });
+    }
+    let unusable = |error: std::io::Error| RepoError::IndexPlace { file: file.clone(), reason: error.to_string() };
+    std::fs::create_dir_all(folder).map_err(unusable)?;
+    if let Some(kind) = network_mount(folder) {
+        let reason = format!("it would lie on a network mount ({kind}), where SQLite's log does not work");
+        return Err(RepoError::IndexPlace { file, reason });
+    }
+    let existed = path.exists();
+    match connect(&path, repository, busy) {
+        Ok(connection) => {
+            let opened = if existed { Opened::Found } else { Opened::Created };
+            Ok((Index { file, connection: Mutex::new(connection) }, opened))
+        }
+        // Busy, full, not allowed: nothing is wrong with it, and another process may be using it.
+        Err(Unusable::Sqlite(source)) if !is_damage(&source) => Err(RepoError::Index { file, source }),
+        Err(why) => {
+            for suffix in ["", "-wal", "-shm"] {
+                let leftover = PathBuf::from(format!("{file}{suffix}"));
+                match std::fs::remove_file(&leftover) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable(error)),
+                    _ => {}
+                }
+            }
+            let connection = connect(&path, repository, busy).map_err(|error| match error {
+                Unusable::Sqlite(source) => RepoError::Index { file: file.clone(), source },
+                Unusable::Foreign(reason) => RepoError::IndexPlace { file: file.clone(), reason },
+            })?;
+            let why = match why {
+                Unusable::Sqlite(error) => error.to_string(),
+                Unusable::Foreign(reason) => reason,
+            };
+            Ok((Index { file, connection: Mutex::new(connection) }, Opened::Discarded(why)))
+        }
+    }
+}
+
+/// Whether an error means that the cache itself is no good, rather than that it cannot be used just now.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    // `Unknown` is how SQLite answers for tables and columns that are not there; without a code the rows are not ours.
+    matches!(error.sqlite_error_code(), None | Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
 enum Unusable {
     Sqlite(rusqlite::Error),
     Foreign(String),
@@ -276,9 +343,9 @@ impl From<rusqlite::Error> for Unusable {
     }
 }
 
-fn connect(path: &Path, repository: RepoId) -> Result<Connection, Unusable> {
+fn connect(path: &Path, repository: RepoId, busy: Duration) -> Result<Connection, Unusable> {
     let connection = Connection::open(path)?;
-    prepare(&connection, repository)?;
+    prepare(&connection, repository, busy)?;
     let (schema, owner): (i64, Vec<u8>) =
         connection.query_row("SELECT schema, repository FROM owner", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if schema != SCHEMA {
@@ -290,17 +357,19 @@ fn connect(path: &Path, repository: RepoId) -> Result<Connection, Unusable> {
     Ok(connection)
 }
 
-fn prepare(connection: &Connection, repository: RepoId) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
+fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(busy)?;
     // NORMAL is enough: after a power cut the newest rows may be missing, and rows are never a proof.
     connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA mmap_size = 0;
          BEGIN IMMEDIATE;
          CREATE TABLE IF NOT EXISTS owner (schema INTEGER NOT NULL, repository BLOB NOT NULL);
-         CREATE TABLE IF NOT EXISTS pack (row INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL,
+         CREATE TABLE IF NOT EXISTS pack (row INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL,
              len INTEGER NOT NULL, header BLOB NOT NULL, directory BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS chunk (key BLOB PRIMARY KEY, pack INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;"
+         CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"
     ))?;
     connection.execute(
         "INSERT INTO owner SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
@@ -417,5 +486,32 @@ mod tests {
         assert!(index.load(row).unwrap().is_some());
         index.lock().execute("UPDATE pack SET len = len + 1", []).unwrap();
         assert!(index.load(row).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_row_number_never_means_another_pack_later() {
+        let (index, _) = Index::open(&IndexPlace::Memory, RepoId([1; 16])).unwrap();
+        let ((a, a_dir), (b, b_dir)) = (pack(1, &[1]), pack(2, &[2]));
+        index.add(&[(&a, &a_dir)]).unwrap();
+        let before = index.find(ChunkId([1; 32])).unwrap().unwrap();
+        // As when another process has the index built anew, while this one keeps what it read from that row.
+        index.clear().unwrap();
+        index.add(&[(&b, &b_dir)]).unwrap();
+        assert_ne!(index.find(ChunkId([2; 32])).unwrap().unwrap(), before);
+    }
+
+    #[test]
+    fn a_cache_that_is_merely_busy_or_not_allowed_is_not_discarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = IndexPlace::Folder(folder.path().to_owned());
+        let (index, _) = Index::open(&place, RepoId([1; 16])).unwrap();
+        let inode =
+            || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(folder.path().join("index.sqlite")).unwrap());
+        let before = inode();
+        index.lock().execute_batch("BEGIN IMMEDIATE").unwrap();
+        let outcome = open_waiting(&place, RepoId([1; 16]), Duration::from_millis(10));
+        assert!(matches!(outcome, Err(RepoError::Index { .. })), "{:?}", outcome.map(|(_, opened)| opened));
+        index.lock().execute_batch("COMMIT").unwrap();
+        assert_eq!(inode(), before);
     }
 }
