@@ -1,7 +1,8 @@
 //! Check: is every backup still whole? Looks at all metadata always, at the data of packs if asked.
 //!
-//! Nothing is believed because the index says so: each pack's own directory is read from the store and compared. Nothing
-//! is changed either; what is wrong is reported with what it hits.
+//! Nothing is believed because the index says so: each pack's own directory is read from the store and compared. The
+//! store is not changed; what is wrong is reported with what it hits. This host's cache remembers packs that were found
+//! damaged: no later backup relies on them, so what they held is stored again when it is seen.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,9 @@ use crate::repo::manifest::Manifest;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
 use crate::repo::pack::{self, reader};
 use crate::repo::{RepoError, Repository, listed_packs, session};
+
+/// Packs verified at once: each lies in memory whole, 64 MiB.
+const READERS_MAX: usize = 2;
 
 /// How much data to read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,7 +186,7 @@ fn packs(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..worker_count() {
+        for _ in 0..worker_count().min(READERS_MAX) {
             scope.spawn(|| {
                 if let Err(error) = work() {
                     next.store(packs.len(), Ordering::Relaxed);
@@ -197,6 +201,8 @@ fn packs(
     }
     let (report, good, bad) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     compare_index(repository, &good, &bad, report)?;
+    // From now on nothing relies on them: what they hold is stored again when the next backup sees it.
+    repository.note_rotten(&bad.iter().copied().collect::<Vec<_>>())?;
     Ok(bad)
 }
 

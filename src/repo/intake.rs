@@ -52,6 +52,8 @@ pub struct Intake<'r> {
     repository: &'r Repository,
     session: Session,
     chunker: Chunker,
+    /// Packs that were found damaged inside: what they hold counts as not stored.
+    rotten: HashSet<PackId>,
     data: Sender<PackedBlob>,
     map: Sender<PackedBlob>,
     state: &'r State,
@@ -98,6 +100,7 @@ pub fn run<E: From<RepoError>>(
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<Committed, E> {
     let host = super::host_name();
+    let rotten = repository.index().rotten()?;
     let session = session::begin(repository.store(), repository.keys(), &host, work)?;
     let (data_tx, data_rx) = bounded(BLOBS_IN_FLIGHT);
     let (map_tx, map_rx) = bounded(BLOBS_IN_FLIGHT);
@@ -109,7 +112,8 @@ pub fn run<E: From<RepoError>>(
         scope.spawn(move || write_packs(repository, state, Kind::MapPack, &map_rx));
         drop(data_rx); // the writers own the last receivers: when they stop, senders notice
         let chunker = repository.chunker();
-        let intake = Intake { repository, session: session.clone(), chunker, data: data_tx, map: map_tx, state };
+        let session = session.clone();
+        let intake = Intake { repository, session, chunker, rotten, data: data_tx, map: map_tx, state };
         body(&intake)
         // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
     });
@@ -411,6 +415,7 @@ impl SegmentWriter<'_, '_> {
             return Ok(true);
         }
         match self.intake.repository.find_chunk(id)? {
+            Some(found) if self.intake.rotten.contains(&found.pack.id) => Ok(false),
             Some(found) => {
                 lock(state.shard(id)).remove(&id);
                 lock(&state.relied_on).insert(found.pack.id);

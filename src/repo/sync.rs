@@ -105,6 +105,18 @@ impl Repository {
         if packs.is_empty() { Ok(()) } else { self.index.note_lost(packs, &self.backup_ids()?) }
     }
 
+    /// Notes packs that are listed but damaged inside: nothing new relies on them, and nothing is built on what there is.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], [`RepoError::Store`].
+    pub fn note_rotten(&self, packs: &[PackId]) -> Result<(), RepoError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.index.note_lost(&[], &self.backup_ids()?)?;
+        self.index.note_rotten(packs)
+    }
+
     /// Forgets the whole index and builds it anew.
     ///
     /// # Errors

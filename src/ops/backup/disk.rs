@@ -1,14 +1,14 @@
 //! Reading one disk into the repository: a feeder decides for each segment, workers read and cut those that need it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::plan::{Base, Earlier, Reference, sample};
+use super::plan::{Base, Earlier, Reference, SampleError, sample};
 use super::source::SourceDisk;
 use crate::capture::identity::LayerIdentity;
 use crate::chunker::SEGMENT_BYTES;
@@ -85,19 +85,15 @@ pub fn store(context: &Context<'_, '_>, disk: &SourceDisk, earlier: &Earlier) ->
     context.control.tell(Event::Begin { what: &disk.slot, bytes: size });
     let mut pass = Pass::new(context, disk, shape, &base);
     let mut root = pass.run()?;
-    if root.is_none() {
-        let warning = format!(
-            "disk {}: a sample of what should be unchanged has changed; the earlier backup is not built on, \
-             everything was read",
-            disk.slot
-        );
+    if let Err(why) = &root {
+        let warning = format!("disk {}: {why}; the earlier backup is not built on, everything was read", disk.slot);
         context.control.tell(Event::Warning(&warning));
         warnings.push(warning);
         base.reference = None;
         pass = Pass::new(context, disk, shape, &base);
         root = pass.run()?;
     }
-    let root = root.expect("without a reference there is no sample that could differ");
+    let root = root.expect("without a reference there is nothing to distrust");
     context.control.tell(Event::End);
 
     let base_layer = disk.image.layers.last().expect("an image has at least one layer");
@@ -134,8 +130,8 @@ struct Pass<'a, 'r> {
     tally: Tally,
     /// The run's new bytes that were told so far.
     new_told: AtomicU64,
-    /// A sample differed: what the reference says is not to be trusted.
-    distrusted: AtomicBool,
+    /// Why what the reference says is not to be trusted: a sample differed, or its map cannot be read.
+    distrusted: OnceLock<String>,
     failure: Mutex<Option<OpsError>>,
 }
 
@@ -150,13 +146,13 @@ impl<'a, 'r> Pass<'a, 'r> {
             map: Mutex::new(MapBuilder::new(shape)),
             tally: Tally::default(),
             new_told: AtomicU64::new(context.state.counters.new.load(Ordering::Relaxed)),
-            distrusted: AtomicBool::new(false),
+            distrusted: OnceLock::new(),
             failure: Mutex::new(None),
         }
     }
 
-    /// Gives the root's id; `None` if a sample differed, and everything is to be read.
-    fn run(&mut self) -> Result<Option<ChunkId>, OpsError> {
+    /// Gives the root's id, or why the reference is not to be trusted, and everything is to be read.
+    fn run(&mut self) -> Result<Result<ChunkId, String>, OpsError> {
         let (work_tx, work_rx) = bounded(WORK_QUEUE);
         let this = &*self;
         thread::scope(|scope| {
@@ -172,9 +168,8 @@ impl<'a, 'r> Pass<'a, 'r> {
             drop(work_tx);
         });
         let failure = lock(&self.failure).take();
-        if self.distrusted.load(Ordering::Relaxed) && matches!(failure, None | Some(OpsError::Repo(RepoError::GivenUp)))
-        {
-            return Ok(None);
+        if let (Some(why), None | Some(OpsError::Repo(RepoError::GivenUp))) = (self.distrusted.take(), &failure) {
+            return Ok(Err(why));
         }
         if let Some(error) = failure {
             return Err(error);
@@ -183,12 +178,12 @@ impl<'a, 'r> Pass<'a, 'r> {
             std::mem::replace(self.map.get_mut().unwrap_or_else(PoisonError::into_inner), MapBuilder::new(self.shape));
         let nodes = map.root().expect("every segment was fed or the pass has failed");
         if nodes.iter().all(|node| *node == ChunkId::ZERO) {
-            return Ok(Some(ChunkId::ZERO));
+            return Ok(Ok(ChunkId::ZERO));
         }
         let mut writer = self.context.intake.writer();
         let root = writer.store_map(&encode_ids(&nodes))?;
         writer.flush()?;
-        Ok(Some(root))
+        Ok(Ok(root))
     }
 
     /// Keeps the first error that is a cause; giving up because another part failed is none.
@@ -201,8 +196,23 @@ impl<'a, 'r> Pass<'a, 'r> {
         }
     }
 
+    fn distrust(&self, why: &str) {
+        self.distrusted.get_or_init(|| why.to_owned());
+    }
+
+    /// A reference whose map is damaged is not worth the backup: only an error of the store itself is one.
+    fn distrust_map(&self, error: RepoError) -> Result<(), OpsError> {
+        match error {
+            RepoError::Damaged { .. } | RepoError::MissingChunk { .. } => {
+                self.distrust(&format!("the earlier backup's map cannot be read ({error})"));
+                Ok(())
+            }
+            other => Err(other.into()),
+        }
+    }
+
     fn stopped(&self) -> bool {
-        self.distrusted.load(Ordering::Relaxed) || lock(&self.failure).is_some() || self.context.state.has_failed()
+        self.distrusted.get().is_some() || lock(&self.failure).is_some() || self.context.state.has_failed()
     }
 
     fn disk_error(&self, source: DiskError) -> OpsError {
@@ -211,8 +221,10 @@ impl<'a, 'r> Pass<'a, 'r> {
 
     /// Decides for every segment: taken over, zero, or to be read.
     fn feed(&self, work: &Sender<Work>, writer: &mut SegmentWriter<'_, '_>) -> Result<(), OpsError> {
-        let samples: BTreeSet<u64> = match &self.base.reference {
-            Some(reference) => sample(&reference.disk)?.into_iter().collect(),
+        let samples: BTreeSet<u64> = match self.base.reference.as_ref().map(sample) {
+            Some(Ok(drawn)) => drawn.into_iter().collect(),
+            Some(Err(SampleError::Map(error))) => return self.distrust_map(error),
+            Some(Err(SampleError::Source(error))) => return Err(self.disk_error(error)),
             None => BTreeSet::new(),
         };
         let mut source = ExtentCursor::new(&self.source);
@@ -276,8 +288,12 @@ impl<'a, 'r> Pass<'a, 'r> {
             if changed {
                 return self.send(work, Work::Patch(segment));
             }
+            let list = match reference.disk.list_id(segment) {
+                Ok(list) => list,
+                Err(error) => return self.distrust_map(error),
+            };
             self.skip(len);
-            self.settle(writer, segment, reference.disk.list_id(segment)?)?;
+            self.settle(writer, segment, list)?;
             return if samples.contains(&segment) { self.send(work, Work::Sample(segment)) } else { Ok(()) };
         }
         if source.kind_of(at..at + len).map_err(|e| self.disk_error(e))? == RangeKind::Data {
@@ -323,7 +339,7 @@ impl<'a, 'r> Pass<'a, 'r> {
                 Work::Patch(segment) => self.patch(&mut writer, segment, reference, &mut buffer)?,
                 Work::Sample(segment) => {
                     if !self.is_as_recorded(segment, &reference.disk, &mut buffer)? {
-                        self.distrusted.store(true, Ordering::Relaxed);
+                        self.distrust("a sample of what should be unchanged has changed");
                     }
                 }
             }
@@ -423,7 +439,10 @@ impl<'a, 'r> Pass<'a, 'r> {
         let bytes = &mut buffer[..self.shape.segment_len(segment)];
         let read = self.read_source(self.shape.segment_at(segment), bytes)?;
         self.tally.sampled.fetch_add(read, Ordering::Relaxed);
-        Ok(recorded.holds(segment, bytes)?)
+        recorded.holds(segment, bytes).or_else(|error| {
+            self.distrust_map(error)?;
+            Ok(false)
+        })
     }
 
     fn settle_list(&self, writer: &mut SegmentWriter<'_, '_>, segment: u64) -> Result<(), OpsError> {

@@ -4,13 +4,17 @@
 //! lower part of today's chain, and no redo log above it stores anything for that segment. Whatever is short of that is
 //! read. Even so, a few unchanged segments are read again as a sample; one difference, and the whole disk is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::source::SourceDisk;
 use crate::capture::identity::{LayerIdentity, common_frozen_base};
+use crate::disk::DiskError;
+use crate::disk::cursor::{ExtentCursor, RangeKind};
 use crate::disk::stack::Stack;
 use crate::repo::ids::{BackupId, ChunkId};
 use crate::repo::manifest::Manifest;
+use crate::repo::map::NODE_SEGMENTS;
 use crate::repo::{BackupDisk, RepoError, Repository};
 
 /// Segments of a disk that are read again although they are believed unchanged: 32 MiB at most. One run in which a
@@ -94,25 +98,46 @@ fn unusable(slot: &str, manifest: &Manifest, error: &RepoError) -> String {
     format!("disk {slot}: backup {} cannot be built on, everything is read: {error}", manifest.backup)
 }
 
-/// Segments of `disk` to read again although believed unchanged: drawn among those that are not zero, ascending.
+/// Segments to read again although believed unchanged: drawn among those of the reference that are not zero and that no
+/// redo log touches, ascending.
 ///
 /// # Errors
-/// What reading its map says.
-pub fn sample(disk: &BackupDisk) -> Result<Vec<u64>, RepoError> {
-    use crate::repo::map::NODE_SEGMENTS;
+/// What reading the reference's map, or the redo logs', says.
+pub fn sample(reference: &Reference) -> Result<Vec<u64>, SampleError> {
+    let disk = &reference.disk;
     let full_nodes: Vec<u64> =
         (0u64..).zip(disk.nodes()).filter(|(_, id)| **id != ChunkId::ZERO).map(|(n, _)| n).collect();
-    let mut drawn = std::collections::BTreeSet::new();
-    for _ in 0..SAMPLE_SEGMENTS {
+    let mut drawn = BTreeSet::new();
+    // Where nearly all has changed, unchanged segments are rarely met: that many tries, and no more.
+    for _ in 0..SAMPLE_SEGMENTS * 8 {
         let Some(node) = draw(full_nodes.len()).map(|at| full_nodes[at]) else { break };
-        let lists = disk.node(node)?;
+        let lists = disk.node(node).map_err(SampleError::Map)?;
         let full: Vec<u64> =
             (0u64..).zip(lists.iter()).filter(|(_, id)| **id != ChunkId::ZERO).map(|(n, _)| n).collect();
-        if let Some(at) = draw(full.len()) {
-            drawn.insert(node * NODE_SEGMENTS + full[at]);
+        let Some(at) = draw(full.len()) else { continue };
+        let segment = node * NODE_SEGMENTS + full[at];
+        let from = disk.shape().segment_at(segment);
+        let range = from..from + disk.shape().segment_len(segment) as u64;
+        let changed = match &reference.changes {
+            Some(changes) => ExtentCursor::new(changes).kind_of(range).map_err(SampleError::Source)? != RangeKind::Hole,
+            None => false,
+        };
+        if !changed {
+            drawn.insert(segment);
+        }
+        if drawn.len() == SAMPLE_SEGMENTS {
+            break;
         }
     }
     Ok(drawn.into_iter().collect())
+}
+
+/// Why no sample could be drawn.
+pub enum SampleError {
+    /// The reference's map cannot be read.
+    Map(RepoError),
+    /// The redo logs' maps cannot be read.
+    Source(DiskError),
 }
 
 /// A random number below `len`; `None` for 0. The tiny bias of the remainder does not matter for a sample.

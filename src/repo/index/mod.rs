@@ -104,7 +104,11 @@ impl Index {
             let mut add_pack = transaction.prepare_cached(
                 "INSERT OR IGNORE INTO pack (id, kind, len, header, directory, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
-            let mut add_chunk = transaction.prepare_cached("INSERT OR IGNORE INTO chunk (key, pack) VALUES (?, ?)")?;
+            // A chunk that was found rotten and came again is read from its new place.
+            let mut add_chunk = transaction.prepare_cached(
+                "INSERT INTO chunk (key, pack) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pack = excluded.pack
+                 WHERE pack IN (SELECT pack.row FROM pack JOIN rotten ON pack.id = rotten.id)",
+            )?;
             for (pack, directory) in packs {
                 let added = add_pack.execute(params![
                     pack.id.0.as_slice(),
@@ -208,6 +212,30 @@ impl Index {
             transaction.commit()
         };
         note().map_err(sqlite(&self.file))
+    }
+
+    /// Remembers that these packs are in the store but damaged inside: what they hold is stored again when it is seen.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn note_rotten(&self, packs: &[PackId]) -> Result<(), RepoError> {
+        let mut connection = self.lock();
+        let mut note = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for id in packs {
+                transaction.execute("INSERT OR IGNORE INTO rotten (id) VALUES (?)", [id.0.as_slice()])?;
+            }
+            transaction.commit()
+        };
+        note().map_err(sqlite(&self.file))
+    }
+
+    /// The packs that were found damaged inside.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`].
+    pub fn rotten(&self) -> Result<HashSet<PackId>, RepoError> {
+        Ok(self.ids("SELECT id FROM rotten")?.into_iter().map(PackId).collect())
     }
 
     /// Forgets that `pack` was lost: it is there again, and could be lost again.
@@ -369,7 +397,8 @@ fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusql
          CREATE TABLE IF NOT EXISTS chunk (key BLOB PRIMARY KEY, pack INTEGER NOT NULL) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"
+         CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS rotten (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"
     ))?;
     connection.execute(
         "INSERT INTO owner SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
