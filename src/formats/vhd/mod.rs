@@ -11,3 +11,4 @@ pub(crate) mod chain;
 pub(crate) mod header;
 pub(crate) mod image;
 pub(crate) mod layout;
+pub mod writer;

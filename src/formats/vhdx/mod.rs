@@ -15,6 +15,7 @@ pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod log;
 pub(crate) mod metadata;
+pub mod writer;
 
 use uuid::Uuid;
 
