@@ -86,6 +86,9 @@ impl GrowingDisk {
     }
 
     /// Stores `data`, but no block of zeros alone.
+    ///
+    /// # Errors
+    /// [`TargetError::Call`] if it leaves the disk, [`TargetError::Write`].
     pub fn write_at(&self, at: GuestOffset, data: &[u8]) -> Result<(), TargetError> {
         check_inside(self.file.target(), self.size, at, data.len() as u64)?;
         let block = self.places.block;
@@ -132,14 +135,21 @@ impl GrowingDisk {
     }
 
     /// Refuses a range outside the disk: a new file reads as zeros wherever nobody wrote.
+    ///
+    /// # Errors
+    /// [`TargetError::Call`].
     pub fn write_zeros(&self, at: GuestOffset, len: u64) -> Result<(), TargetError> {
         check_inside(self.file.target(), self.size, at, len)
     }
 
     /// Ends the file behind the last block.
+    ///
+    /// # Errors
+    /// [`TargetError::Incomplete`] after a failed write, [`TargetError::Io`].
     pub fn grown(self) -> Result<Grown, TargetError> {
         let Table { numbers, stored } = self.table.into_inner().unwrap_or_else(PoisonError::into_inner);
         let end = self.places.at(stored, self.prefix.len());
+        self.file.check_whole()?;
         self.file.set_len(end)?;
         Ok(Grown { file: self.file, end, stored, numbers })
     }

@@ -222,6 +222,7 @@ impl DiskSink for FixedSink {
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ImageError> {
+        self.file.check_whole()?;
         self.file.write_all_at(FileOffset(self.footer.size), &self.footer.encode())?;
         Ok(vec![self.file.publish()?])
     }
