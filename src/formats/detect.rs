@@ -4,23 +4,24 @@
 use super::ImageError;
 use super::file::ImageFile;
 use super::vmdk::{cowd, descriptor, sesparse, sparse};
+use super::{vdi, vhd, vhdx};
 use crate::units::FileOffset;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Raw,
+    Vdi,
+    Vhd,
+    Vhdx,
     Vmdk,
 }
 
 /// Bytes looked at from the beginning: a descriptor may have padding before its first line.
 const HEAD_BYTES: u64 = 4096;
 /// Magics of formats that are known and not read: offset, bytes, name.
-const KNOWN: [(usize, &[u8], &str); 8] = [
+const KNOWN: [(usize, &[u8], &str); 5] = [
     (0, b"QFI\xfb", "the qcow2 format"),
-    (0, b"vhdxfile", "the VHDX format"),
-    (0, b"conectix", "the VHD format"),
-    (64, b"\x7f\x10\xda\xbe", "the VDI format"),
     (0, b"QED\0", "the QED format"),
     (0, b"WithoutFreeSpace", "the Parallels format"),
     (0, b"WithouFreSpacExt", "the Parallels format"),
@@ -47,16 +48,37 @@ pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
             return Err(file.unsupported(name));
         }
     }
-    // A fixed VHD has nothing at its beginning; old writers left a byte off its footer.
-    for footer_bytes in [512, 511] {
-        if let Some(at) = file.len().checked_sub(footer_bytes)
-            && file.read_vec("last sector", FileOffset(at), 8)? == b"conectix"
-        {
-            return Err(file.unsupported("the VHD format"));
-        }
+    if head.starts_with(vhdx::header::MAGIC) {
+        return Ok(Format::Vhdx);
+    }
+    if head.get(vdi::header::MAGIC_AT..).is_some_and(|rest| rest.starts_with(vdi::header::MAGIC)) {
+        return Ok(Format::Vdi);
+    }
+    if head.starts_with(vhd::header::FOOTER_MAGIC) || has_vhd_footer(file)? {
+        return Ok(Format::Vhd);
     }
     refuse_promising_name(file, &head)?;
     Ok(Format::Raw)
+}
+
+/// A fixed VHD has nothing at its beginning. The other kinds have a copy of their footer there, so at the end of a file
+/// that is not called a VHD their footer counts for nothing: the guest of a raw disk can write one that names a parent.
+fn has_vhd_footer(file: &ImageFile) -> Result<bool, ImageError> {
+    // Old writers left a byte off the footer.
+    for footer_bytes in [512, 511] {
+        if let Some(at) = file.len().checked_sub(footer_bytes)
+            && let footer = file.read_vec("last sector", FileOffset(at), footer_bytes)?
+            && let Ok((_, footer)) = vhd::header::footer(&footer)
+        {
+            return Ok(footer.disk_type == 2 || has_extension(file, &["vhd", "avhd"]));
+        }
+    }
+    Ok(false)
+}
+
+fn has_extension(file: &ImageFile, extensions: &[&str]) -> bool {
+    let own = file.path().extension().map(|own| own.to_string_lossy().to_ascii_lowercase());
+    own.is_some_and(|own| extensions.contains(&own.as_str()))
 }
 
 fn refuse_promising_name(file: &ImageFile, head: &[u8]) -> Result<(), ImageError> {
@@ -108,17 +130,20 @@ mod tests {
         check("a.img", b"\n# Disk DescriptorFile", Ok(Format::Vmdk));
         check("a.img", &sectors(b"QFI\xfb", 0, 2), Err("the qcow2 format is not supported"));
         check("a.img", &sectors(b"QFI\xfb", 1, 2), Ok(Format::Raw));
-        check("a.img", &sectors(b"vhdxfile", 0, 1), Err("the VHDX format"));
-        check("a.img", &sectors(b"conectix", 0, 9), Err("the VHD format"));
-        check("a.img", &sectors(b"conectix", 512 * 8, 9), Err("the VHD format"));
-        check("a.img", &sectors(b"conectix", 1, 1), Err("the VHD format")); // a footer of 511 bytes
-        check("a.img", &sectors(b"conectix", 512 * 7, 9), Ok(Format::Raw));
-        check("a.img", &sectors(b"\x7f\x10\xda\xbe", 64, 1), Err("the VDI format"));
+        check("a.img", &sectors(b"vhdxfile", 0, 1), Ok(Format::Vhdx));
+        check("a.img", &sectors(b"conectix", 0, 9), Ok(Format::Vhd));
+        let footer = |disk_type: u8| [b"conectix".as_slice(), &[0; 55], &[disk_type]].concat();
+        check("a.img", &sectors(&footer(2), 512 * 8, 9), Ok(Format::Vhd));
+        check("a.img", &sectors(&footer(2), 1, 1), Ok(Format::Vhd)); // a footer of 511 bytes
+        check("a.img", &sectors(&footer(2), 512 * 7, 9), Ok(Format::Raw));
+        check("a.img", &sectors(&footer(4), 512 * 8, 9), Ok(Format::Raw));
+        check("a.avhd", &sectors(&footer(4), 512 * 8, 9), Ok(Format::Vhd));
+        check("a.img", &sectors(b"\x7f\x10\xda\xbe", 64, 1), Ok(Format::Vdi));
         check("a.img", &sectors(b"QED\0", 0, 1), Err("the QED format"));
         check("a.img", &sectors(b"WithoutFreeSpace", 0, 1), Err("the Parallels format"));
         check("a.vmdk", &sectors(b"COWD", 0, 4), Err("a COWD extent without its descriptor"));
         check("a.vmdk", &sectors(sesparse::MAGIC, 0, 1), Err("a seSparse extent without its descriptor"));
-        for name in ["a.vmdk", "a.VMDK", "a.vhd", "a.vhdx", "a.qcow2", "a.vdi"] {
+        for name in ["a.vmdk", "a.VMDK", "a.vhd", "a.avhd", "a.vhdx", "a.qcow2", "a.vdi"] {
             check(name, &[0; 512], Err("image header at offset 0x0: expected a header of the format that its name"));
         }
         check("a-flat.vmdk", &[0; 512], Err("opened through the .vmdk that names it"));

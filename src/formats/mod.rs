@@ -5,12 +5,18 @@
 //!
 //! Not in here: the repository, machines and their definition files, who wants the disk. `formats` knows no repository.
 
+pub(crate) mod blocks;
+pub(crate) mod cache;
+pub(crate) mod chain;
 pub(crate) mod detect;
 pub mod file;
 pub mod inspect;
 pub mod policy;
 pub mod raw;
 pub mod sink;
+pub mod vdi;
+pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -43,7 +49,7 @@ pub struct Layer {
     pub files: Vec<FileState>,
     /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `raw`.
     pub variant: String,
-    /// This layer's own identity in its format (VMDK: CID as 8 hex digits); empty where the format has none.
+    /// This layer's own identity in its format (VMDK: CID as 8 hex digits; VHD, VHDX, VDI: a UUID); empty where the format has none.
     pub content_id: String,
     /// The identity the parent must have; `None` for a base.
     pub parent_content_id: Option<String>,
@@ -182,6 +188,9 @@ fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>
     });
     let opened = match top {
         Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
+        Ok((detect::Format::Vdi, file)) => return chain::open_chain::<vdi::chain::Vdi>(file, policy),
+        Ok((detect::Format::Vhdx, file)) => return chain::open_chain::<vhdx::chain::Vhdx>(file, policy),
+        Ok((detect::Format::Vhd, file)) => return chain::open_chain::<vhd::chain::Vhd>(file, policy),
         Ok((detect::Format::Raw, file)) => raw::image::open(file),
         Err(fault) => Err(fault),
     };

@@ -3,11 +3,14 @@
 //! In here: the trait, what can go wrong with a target, what every writer needs (zero tests, the checks of a call), and
 //! files that appear under their name only when they are whole (`new_file`). Not in here: any format.
 
+pub(in crate::formats) mod growing;
 pub(in crate::formats) mod new_file;
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
 
 use super::ImageError;
 use crate::units::{ByteLen, FileOffset, GuestOffset};
@@ -170,6 +173,13 @@ pub enum TargetError {
 /// Turns a failure of the system into a [`TargetError::Io`]; for `map_err`.
 pub(in crate::formats) fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> TargetError {
     move |source| TargetError::Io { action, file: file.to_owned(), source }
+}
+
+/// A random UUID, for images whose format has an identity.
+pub(in crate::formats) fn fresh_uuid() -> io::Result<Uuid> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)?;
+    Ok(uuid::Builder::from_random_bytes(random).into_uuid())
 }
 
 /// Refuses a write that leaves a disk of `size` bytes; every sink begins with it.

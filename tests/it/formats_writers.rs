@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use abbild::formats::ImageError;
+use abbild::disk::Disk;
 use abbild::formats::raw::writer::{create_file, open_device, open_in_place};
 use abbild::formats::sink::{DiskSink, Overwrite, TargetError, WriteOrder};
 use abbild::formats::vmdk::writer::{create_sparse, create_stream};
+use abbild::formats::{self, ImageError, OpenPolicy, vdi, vhd, vhdx};
 use abbild::units::{ByteLen, GuestOffset};
 use proptest::prelude::*;
 
@@ -38,9 +39,13 @@ enum Kind {
     Raw,
     Sparse,
     Stream,
+    Vhd,
+    VhdFixed,
+    Vhdx,
+    Vdi,
 }
 
-const KINDS: [Kind; 3] = [Kind::Raw, Kind::Sparse, Kind::Stream];
+const KINDS: [Kind; 7] = [Kind::Raw, Kind::Sparse, Kind::Stream, Kind::Vhd, Kind::VhdFixed, Kind::Vhdx, Kind::Vdi];
 
 impl Kind {
     fn create(self, path: &Path, size: u64, overwrite: Overwrite) -> Result<Box<dyn DiskSink>, ImageError> {
@@ -49,12 +54,22 @@ impl Kind {
             Kind::Raw => Box::new(create_file(path, size, overwrite)?),
             Kind::Sparse => Box::new(create_sparse(path, size, &[], overwrite)?),
             Kind::Stream => Box::new(create_stream(path, size, &[], overwrite)?),
+            Kind::Vhd => Box::new(vhd::writer::create_dynamic(path, size, overwrite)?),
+            Kind::VhdFixed => Box::new(vhd::writer::create_fixed(path, size, overwrite)?),
+            Kind::Vhdx => Box::new(vhdx::writer::create_dynamic(path, size, overwrite)?),
+            Kind::Vdi => Box::new(vdi::writer::create_dynamic(path, size, overwrite)?),
         })
     }
 
     /// QEMU's name of the format.
     fn driver(self) -> &'static str {
-        if self == Kind::Raw { "raw" } else { "vmdk" }
+        match self {
+            Kind::Raw => "raw",
+            Kind::Sparse | Kind::Stream => "vmdk",
+            Kind::Vhd | Kind::VhdFixed => "vpc",
+            Kind::Vhdx => "vhdx",
+            Kind::Vdi => "vdi",
+        }
     }
 }
 
@@ -67,14 +82,26 @@ fn judge(kind: Kind, image: &Path, expected: &[u8]) {
     let info = run("qemu-img", &["info", "--output=json", "-f", kind.driver(), text(image)]);
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     assert_eq!(info["virtual-size"], expected.len() as u64);
-    if kind != Kind::Raw {
-        run("qemu-img", &["check", "-f", "vmdk", text(image)]);
+    // QEMU has no check of raw images and VHDs.
+    if !["raw", "vpc"].contains(&kind.driver()) {
+        let said = run("qemu-img", &["check", "-f", kind.driver(), text(image)]);
+        assert!(said.contains("No errors were found"), "{said}");
+    }
+    if kind.driver() == "vmdk" {
         let variant = if kind == Kind::Sparse { "monolithicSparse" } else { "streamOptimized" };
         let data = &info["format-specific"]["data"];
         assert_eq!(data["create-type"], variant);
         assert_eq!(data["parent-cid"], u32::MAX);
     }
     fs::remove_file(&plain).unwrap();
+    if kind != Kind::Raw {
+        // What verifies a restored disk is our own reader.
+        let ours = formats::open(image, &OpenPolicy::named_by_user(image).unwrap()).unwrap();
+        assert_eq!(ours.layers[0].warnings, [] as [&str; 0]);
+        let mut content = vec![0; expected.len()];
+        ours.disk().read_at(GuestOffset(0), &mut content).unwrap();
+        assert!(content == expected, "{kind:?}: our own reader sees another disk");
+    }
 }
 
 /// Bytes that do not compress and differ from place to place.
@@ -152,7 +179,7 @@ fn threads_may_write_out_of_order_where_the_format_says_so() {
     let content: Vec<u8> =
         (0..24).flat_map(|n| if n % 5 == 3 { vec![0; 2 << 20] } else { noise(n, 2 << 20) }).collect();
     let dir = tempfile::tempdir().unwrap();
-    for kind in [Kind::Raw, Kind::Sparse] {
+    for kind in KINDS.into_iter().filter(|kind| *kind != Kind::Stream) {
         let path = dir.path().join(format!("{kind:?}"));
         let sink = kind.create(&path, content.len() as u64, Overwrite::Refuse).unwrap();
         assert_eq!(sink.order(), WriteOrder::Any);
@@ -377,6 +404,39 @@ proptest! {
             }
             sink.finish().unwrap();
             judge(kind, &path, &content);
+        }
+    }
+}
+
+/// The limits of each format, and one step beyond; the largest disks are as cheap as others, for their tables are holes.
+#[test]
+fn the_largest_disks_of_blocked_formats_work_and_larger_ones_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = [(Kind::Vhd, 2040 << 30), (Kind::VhdFixed, 2040 << 30), (Kind::Vhdx, 64 << 40), (Kind::Vdi, 64 << 40)];
+    for (kind, limit) in limits {
+        // The map of a 64 TiB VDI would have 256 MiB that are no hole.
+        let size: u64 = if kind == Kind::Vdi { 3 << 40 } else { limit };
+        let path = dir.path().join(format!("{kind:?}"));
+        let sink = kind.create(&path, size, Overwrite::Refuse).unwrap();
+        sink.write_at(GuestOffset(0), &noise(1, GRAIN)).unwrap();
+        sink.write_at(GuestOffset(size - GRAIN as u64), &noise(2, GRAIN)).unwrap();
+        sink.finish().unwrap();
+        let ours = formats::open(&path, &OpenPolicy::named_by_user(&path).unwrap()).unwrap();
+        assert_eq!(ours.size(), ByteLen(size));
+        let mut tail = vec![0; 2 * GRAIN];
+        ours.disk().read_at(GuestOffset(size - tail.len() as u64), &mut tail).unwrap();
+        assert!(tail == [vec![0; GRAIN], noise(2, GRAIN)].concat(), "{kind:?}");
+        let judged = dir.path().join("tail");
+        let skip = format!("skip={}", size / GRAIN as u64 - 2);
+        let (from, to) = (format!("if={}", text(&path)), format!("of={}", text(&judged)));
+        run("qemu-img", &["dd", "-f", kind.driver(), "-O", "raw", "bs=65536", &skip, &from, &to]);
+        assert!(fs::read(&judged).unwrap() == tail, "{kind:?}");
+        let allocated = fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(allocated < 16 * MIB, "{kind:?}: {allocated}");
+        for bad in [limit + 512, 0, 513, u64::MAX] {
+            let error = kind.create(&dir.path().join("no"), bad, Overwrite::Refuse).map(|_| ()).unwrap_err();
+            assert!(matches!(error, ImageError::Target(TargetError::DiskSize { .. })), "{error}");
+            assert!(error.to_string().ends_with(&format!("found {bad} bytes")), "{error}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn img(folder: &Path, args: &[&str]) {
     run("qemu-img", folder, args);
 }
 
-/// Writes into the VMDK `image` with qemu-io commands such as `write -P 7 0 64k`.
+/// Writes into `image` with qemu-io commands such as `write -P 7 0 64k`.
 #[track_caller]
 pub fn write(folder: &Path, image: &str, format: &str, commands: &[String]) {
     let mut args = vec!["-f", format];
@@ -43,4 +43,14 @@ pub fn content(folder: &Path, image: &str) -> Vec<u8> {
 pub fn raw_copy(folder: &Path, image: &str) -> PathBuf {
     img(folder, &["convert", "-f", "vmdk", "-O", "raw", image, "judge.raw"]);
     folder.join("judge.raw")
+}
+
+/// The guest's bytes of `image`, which is in that format, as qemu-img reads them.
+#[track_caller]
+pub fn content_as(folder: &Path, image: &str, format: &str) -> Vec<u8> {
+    img(folder, &["convert", "-f", format, "-O", "raw", image, "judge.raw"]);
+    let raw = folder.join("judge.raw");
+    let content = std::fs::read(&raw).unwrap();
+    std::fs::remove_file(raw).unwrap();
+    content
 }

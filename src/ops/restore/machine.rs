@@ -137,10 +137,10 @@ fn adjusted(
 ) -> Vec<(String, Vec<u8>)> {
     let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     let new = match extension.as_deref() {
-        Some("vmx") if format == DiskFormat::Raw => {
-            restored
-                .warnings
-                .push(format!("{}: kept as it was: VMware cannot use the raw images beside it", record.name));
+        Some("vmx") if !matches!(format, DiskFormat::Vmdk | DiskFormat::VmdkStream) => {
+            let kind = format.extension();
+            let warning = format!("{}: kept as it was: VMware cannot use the {kind} images beside it", record.name);
+            restored.warnings.push(warning);
             return vec![(record.name.clone(), bytes)];
         }
         Some("vmx") => rewrite::vmx_with_disks(&bytes, slots),

@@ -16,6 +16,7 @@ use super::event::Control;
 use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open_in_place};
 use crate::formats::sink::{DiskSink, Overwrite};
 use crate::formats::vmdk::writer::{create_sparse, create_stream};
+use crate::formats::{vdi, vhd, vhdx};
 use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
 use crate::units::ByteLen;
@@ -32,6 +33,14 @@ pub enum DiskFormat {
     Vmdk,
     /// VMDK, streamOptimized: compressed, for transport.
     VmdkStream,
+    /// VHD, dynamic: one growing file.
+    Vhd,
+    /// VHD, fixed: the guest's bytes and a footer, sparse.
+    VhdFixed,
+    /// VHDX, dynamic: one growing file.
+    Vhdx,
+    /// VDI, dynamic: one growing file.
+    Vdi,
 }
 
 impl DiskFormat {
@@ -40,6 +49,9 @@ impl DiskFormat {
         match self {
             DiskFormat::Raw => "raw",
             DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Vhd | DiskFormat::VhdFixed => "vhd",
+            DiskFormat::Vhdx => "vhdx",
+            DiskFormat::Vdi => "vdi",
         }
     }
 }
@@ -121,6 +133,18 @@ pub fn restore_disk(
             warnings.extend_from_slice(sink.warnings());
             OpenTarget::New(Box::new(sink))
         }
+        DiskTarget::File { path, format: DiskFormat::Vhd, overwrite } => {
+            OpenTarget::New(Box::new(vhd::writer::create_dynamic(path, size, *overwrite)?))
+        }
+        DiskTarget::File { path, format: DiskFormat::VhdFixed, overwrite } => {
+            OpenTarget::New(Box::new(vhd::writer::create_fixed(path, size, *overwrite)?))
+        }
+        DiskTarget::File { path, format: DiskFormat::Vhdx, overwrite } => {
+            OpenTarget::New(Box::new(vhdx::writer::create_dynamic(path, size, *overwrite)?))
+        }
+        DiskTarget::File { path, format: DiskFormat::Vdi, overwrite } => {
+            OpenTarget::New(Box::new(vdi::writer::create_dynamic(path, size, *overwrite)?))
+        }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
         DiskTarget::InPlace(path) => OpenTarget::InPlace(open_in_place(path, size)?),
     };
@@ -129,7 +153,10 @@ pub fn restore_disk(
         OpenTarget::New(sink) => sink.finish()?,
         OpenTarget::Device(sink) | OpenTarget::InPlace(sink) => Box::new(sink).finish()?,
     };
-    let as_raw = !matches!(target, DiskTarget::File { format: DiskFormat::Vmdk | DiskFormat::VmdkStream, .. });
+    let as_raw = match target {
+        DiskTarget::File { format, .. } => *format == DiskFormat::Raw,
+        DiskTarget::Device(_) | DiskTarget::InPlace(_) => true,
+    };
     let first: &Path = files.first().map_or(target.path(), PathBuf::as_path);
     let verified = verify::verify(first, as_raw, &record.slot, &copied, disk.shape(), control)?;
     Ok(RestoredDisk {
