@@ -51,6 +51,9 @@ pub fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
+/// The parent's UUID as one byte, its locators (code and text), its name.
+type Parent<'a> = (u8, Vec<(&'a [u8; 4], Vec<u8>)>, &'a str);
+
 /// A dynamic or differencing VHD to be laid out.
 #[derive(Clone)]
 struct Plan<'a> {
@@ -60,7 +63,7 @@ struct Plan<'a> {
     geometry: (u16, u8, u8),
     uuid: u8,
     /// UUID, locators (code, bytes), the name in the header.
-    parent: Option<(u8, Vec<(&'a [u8; 4], Vec<u8>)>, &'a str)>,
+    parent: Option<Parent<'a>>,
     runs: &'a [Run],
 }
 

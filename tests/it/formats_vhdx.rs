@@ -732,7 +732,7 @@ proptest! {
         }
         let len = u32::from_le_bytes(image[LOG + 8..LOG + 12].try_into().unwrap()) as usize;
         seal_all(&mut image);
-        if len <= MIB && len >= 8 {
+        if (8..=MIB).contains(&len) {
             seal(&mut image[LOG..LOG + len]);
         }
         let dir = tempfile::tempdir().unwrap();
