@@ -3,6 +3,7 @@
 
 use super::ImageError;
 use super::file::ImageFile;
+use super::qcow2;
 use super::vmdk::{cowd, descriptor, sesparse, sparse};
 use crate::units::FileOffset;
 
@@ -11,13 +12,24 @@ use crate::units::FileOffset;
 pub(crate) enum Format {
     Raw,
     Vmdk,
+    Qcow2,
+}
+
+impl Format {
+    /// QEMU's name for it, which stands in the header of an overlay.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Vmdk => "vmdk",
+            Format::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// Bytes looked at from the beginning: a descriptor may have padding before its first line.
 const HEAD_BYTES: u64 = 4096;
 /// Magics of formats that are known and not read: offset, bytes, name.
-const KNOWN: [(usize, &[u8], &str); 8] = [
-    (0, b"QFI\xfb", "the qcow2 format"),
+const KNOWN: [(usize, &[u8], &str); 7] = [
     (0, b"vhdxfile", "the VHDX format"),
     (0, b"conectix", "the VHD format"),
     (64, b"\x7f\x10\xda\xbe", "the VDI format"),
@@ -35,6 +47,9 @@ pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
     let head = file.read_vec("image header", FileOffset(0), file.len().min(HEAD_BYTES))?;
     if head.starts_with(sparse::header::MAGIC) || descriptor::is_descriptor(&head) {
         return Ok(Format::Vmdk);
+    }
+    if head.starts_with(qcow2::header::MAGIC) {
+        return Ok(Format::Qcow2);
     }
     for (magic, name) in [(&cowd::MAGIC[..], "COWD"), (&sesparse::MAGIC[..], "seSparse")] {
         if head.starts_with(magic) {
@@ -106,7 +121,7 @@ mod tests {
         check("a.img", &[0; 700], Ok(Format::Raw));
         check("a", &sectors(b"KDMV", 0, 1), Ok(Format::Vmdk));
         check("a.img", b"\n# Disk DescriptorFile", Ok(Format::Vmdk));
-        check("a.img", &sectors(b"QFI\xfb", 0, 2), Err("the qcow2 format is not supported"));
+        check("a.img", &sectors(b"QFI\xfb", 0, 2), Ok(Format::Qcow2));
         check("a.img", &sectors(b"QFI\xfb", 1, 2), Ok(Format::Raw));
         check("a.img", &sectors(b"vhdxfile", 0, 1), Err("the VHDX format"));
         check("a.img", &sectors(b"conectix", 0, 9), Err("the VHD format"));

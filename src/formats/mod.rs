@@ -9,8 +9,10 @@ pub(crate) mod detect;
 pub mod file;
 pub mod inspect;
 pub mod policy;
+pub mod qcow2;
 pub mod raw;
 pub mod sink;
+mod slot_cache;
 pub mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -180,14 +182,26 @@ fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>
         let format = if file.is_device() { detect::Format::Raw } else { detect::detect(&file)? };
         Ok((format, file))
     });
-    let opened = match top {
-        Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
-        Ok((detect::Format::Raw, file)) => raw::image::open(file),
-        Err(fault) => Err(fault),
-    };
-    match opened {
-        Ok(layer) => (vec![layer], Vec::new()),
+    match top {
+        Ok((format, file)) => open_file(file, format, policy),
         Err(fault) => (Vec::new(), vec![fault]),
+    }
+}
+
+/// Opens `file`, which is in `format`, and all levels below it. The one way to open a level of any format: overlays whose
+/// backing files may be in another format go on through here.
+pub(crate) fn open_file(
+    file: file::ImageFile,
+    format: detect::Format,
+    policy: &OpenPolicy,
+) -> (Vec<Layer>, Vec<ImageError>) {
+    match format {
+        detect::Format::Vmdk => vmdk::chain::open_chain(file, policy),
+        detect::Format::Qcow2 => qcow2::chain::open_chain(file, None, policy),
+        detect::Format::Raw => match raw::image::open(file) {
+            Ok(layer) => (vec![layer], Vec::new()),
+            Err(fault) => (Vec::new(), vec![fault]),
+        },
     }
 }
 

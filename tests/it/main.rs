@@ -9,6 +9,8 @@ mod damaged_objects;
 mod formats_built;
 mod formats_hostile;
 mod formats_inspect;
+mod formats_qcow2;
+mod formats_qcow2_hostile;
 mod formats_vmdk;
 mod formats_writers;
 mod independent_reader;

@@ -18,7 +18,7 @@ pub fn img(folder: &Path, args: &[&str]) {
     run("qemu-img", folder, args);
 }
 
-/// Writes into the VMDK `image` with qemu-io commands such as `write -P 7 0 64k`.
+/// Writes into `image`, which is in `format`, with qemu-io commands such as `write -P 7 0 64k`.
 #[track_caller]
 pub fn write(folder: &Path, image: &str, format: &str, commands: &[String]) {
     let mut args = vec!["-f", format];
@@ -35,6 +35,15 @@ pub fn content(folder: &Path, image: &str) -> Vec<u8> {
     let raw = raw_copy(folder, image);
     let content = std::fs::read(&raw).unwrap();
     std::fs::remove_file(raw).unwrap();
+    content
+}
+
+/// The guest's bytes of the qcow2 `image` and its chain; `options` choose a snapshot (`-l snapshot.name=NAME`).
+#[track_caller]
+pub fn qcow2_content(folder: &Path, image: &str, options: &[&str]) -> Vec<u8> {
+    img(folder, &[&["convert", "-f", "qcow2", "-O", "raw"], options, &[image, "judge.raw"]].concat());
+    let content = std::fs::read(folder.join("judge.raw")).unwrap();
+    std::fs::remove_file(folder.join("judge.raw")).unwrap();
     content
 }
 

@@ -7,11 +7,12 @@
 //! The formats differ in where their tables lie and what an entry means; that is [`GrainMap`], whose implementations
 //! have checked their directory, so that every table they name lies inside the file.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::sparse::stream;
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::formats::file::ImageFile;
+use crate::formats::slot_cache::SlotCache;
 use crate::units::{ByteLen, FileOffset, GuestOffset};
 
 /// Tables kept for one extent. A hosted table covers 32 MiB of the disk, so 64 keep several readers and small random
@@ -270,36 +271,6 @@ fn extent_kind(kind: RunKind) -> ExtentKind {
         RunKind::Hole => ExtentKind::Hole,
         RunKind::Zero => ExtentKind::Zero,
         RunKind::Stored(_) | RunKind::Invalid(..) | RunKind::PastEnd(_) => ExtentKind::Data,
-    }
-}
-
-/// A bounded cache: a key has one slot, and a newer key takes it over. The order of eviction does not matter much to
-/// readers that go forward, so nothing cleverer is needed.
-struct SlotCache<T> {
-    slots: Vec<Slot<T>>,
-}
-
-/// A key and its value, if the slot was ever used.
-type Slot<T> = Mutex<Option<(u64, Arc<T>)>>;
-
-impl<T> SlotCache<T> {
-    fn new(slots: usize) -> SlotCache<T> {
-        SlotCache { slots: (0..slots).map(|_| Mutex::new(None)).collect() }
-    }
-
-    /// The value of `key`, made by `make` if it is not there. Two threads may make it at once; that is harmless.
-    fn get_or<E>(&self, key: u64, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
-        let slots = self.slots.len() as u64;
-        let slot = &self.slots[usize::try_from(key % slots).expect("below the number of slots")];
-        let lock = || slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((held, value)) = lock().as_ref()
-            && *held == key
-        {
-            return Ok(Arc::clone(value));
-        }
-        let value = Arc::new(make()?);
-        *lock() = Some((key, Arc::clone(&value)));
-        Ok(value)
     }
 }
 
