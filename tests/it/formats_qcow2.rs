@@ -419,10 +419,10 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
         let sectors = 8192 + 37;
-        for level in 0..3 {
+        for (level, options) in options.iter().enumerate() {
             let (name, parent) = (format!("{level}.qcow2"), format!("{}.qcow2", level.max(1) - 1));
             let size = (sectors * 512).to_string();
-            let mut args = vec!["create", "-q", "-f", "qcow2", "-o", options[level]];
+            let mut args = vec!["create", "-q", "-f", "qcow2", "-o", options];
             if level > 0 {
                 args.extend(["-b", &parent, "-F", "qcow2"]);
             }

@@ -225,7 +225,7 @@ fn compressed_clusters_that_lie_are_named() {
     says_it(&[(at, &[0xff; 8])], &where_it_is);
     // A stored block of 8 bytes, and the end: complete, but not a cluster.
     says_it(&[(at, &[1, 8, 0, 0xf7, 0xff, 1, 2, 3, 4, 5, 6, 7, 8])], "found 8 bytes, complete");
-    says_it(&[(place, &(1u64 << 62 | (1 << 58) - 1).to_be_bytes())], "cluster at offset 0x3ffffffffffffff");
+    says_it(&[(place, &((1u64 << 62) | ((1 << 58) - 1)).to_be_bytes())], "cluster at offset 0x3ffffffffffffff");
     let last = (1u64 << 62 | (scene.sound.len() as u64 - 1)).to_be_bytes();
     let outcome = scene.patched(&[(place, &last)]);
     assert!(outcome.contains("compressed cluster at offset"), "{outcome}");

@@ -6,6 +6,7 @@
 //! - `snapshots` internal snapshots; [`open_snapshot`] opens one
 //! - `chain` from the newest overlay down to the base, whatever the formats below
 //! - `lock` signs that a running machine is writing
+//! - [`writer`] a disk into a new image
 //!
 //! Sources: QEMU docs/interop/qcow2.txt and block/qcow2*.c. qemu-img is the judge in the tests.
 
@@ -18,6 +19,7 @@ mod layout;
 mod lock;
 mod snapshots;
 mod tables;
+pub mod writer;
 
 use std::path::Path;
 

@@ -94,6 +94,17 @@ impl NewFile {
         self.broken.store(true, Ordering::Relaxed);
     }
 
+    /// Refuses to go on after a failed write; for formats that write more at the end.
+    ///
+    /// # Errors
+    /// [`TargetError::Incomplete`].
+    pub(in crate::formats) fn check_whole(&self) -> Result<(), TargetError> {
+        match self.broken.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(TargetError::Incomplete { file: self.target.clone() }),
+        }
+    }
+
     fn noted<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
         if outcome.is_err() {
             self.mark_broken();
@@ -107,9 +118,7 @@ impl NewFile {
     /// [`TargetError::Incomplete`] after a failed write, [`TargetError::Exists`] if somebody took the name meanwhile,
     /// [`TargetError::Io`].
     pub(in crate::formats) fn publish(mut self) -> Result<PathBuf, TargetError> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(TargetError::Incomplete { file: self.target.clone() });
-        }
+        self.check_whole()?;
         self.file.sync_all().map_err(failed("make durable", &self.target))?;
         match self.overwrite {
             Overwrite::Replace => {

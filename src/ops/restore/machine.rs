@@ -120,8 +120,9 @@ fn adjusted(
 ) -> Vec<(String, Vec<u8>)> {
     let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     let new = match extension.as_deref() {
-        Some("vmx") if format == DiskFormat::Raw => {
-            warnings.push(format!("{}: kept as it was: VMware cannot use the raw images beside it", record.name));
+        Some("vmx") if matches!(format, DiskFormat::Raw | DiskFormat::Qcow2) => {
+            let kind = format.extension();
+            warnings.push(format!("{}: kept as it was: VMware cannot use the {kind} images beside it", record.name));
             return vec![(record.name.clone(), bytes)];
         }
         Some("vmx") => rewrite::vmx_with_disks(&bytes, slots),

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::error::OpsError;
 use super::event::Control;
+use crate::formats::qcow2::writer::create_plain;
 use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open_in_place};
 use crate::formats::sink::{DiskSink, Overwrite};
 use crate::formats::vmdk::writer::{create_sparse, create_stream};
@@ -32,6 +33,8 @@ pub enum DiskFormat {
     Vmdk,
     /// VMDK, streamOptimized: compressed, for transport.
     VmdkStream,
+    /// qcow2, version 3: one growing file.
+    Qcow2,
 }
 
 impl DiskFormat {
@@ -40,6 +43,7 @@ impl DiskFormat {
         match self {
             DiskFormat::Raw => "raw",
             DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Qcow2 => "qcow2",
         }
     }
 }
@@ -121,6 +125,9 @@ pub fn restore_disk(
             warnings.extend_from_slice(sink.warnings());
             OpenTarget::New(Box::new(sink))
         }
+        DiskTarget::File { path, format: DiskFormat::Qcow2, overwrite } => {
+            OpenTarget::New(Box::new(create_plain(path, size, *overwrite)?))
+        }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
         DiskTarget::InPlace(path) => OpenTarget::InPlace(open_in_place(path, size)?),
     };
@@ -129,7 +136,10 @@ pub fn restore_disk(
         OpenTarget::New(sink) => sink.finish()?,
         OpenTarget::Device(sink) | OpenTarget::InPlace(sink) => Box::new(sink).finish()?,
     };
-    let as_raw = !matches!(target, DiskTarget::File { format: DiskFormat::Vmdk | DiskFormat::VmdkStream, .. });
+    let as_raw = match target {
+        DiskTarget::File { format, .. } => *format == DiskFormat::Raw,
+        DiskTarget::Device(_) | DiskTarget::InPlace(_) => true,
+    };
     let first: &Path = files.first().map_or(target.path(), PathBuf::as_path);
     let verified = verify::verify(first, as_raw, &record.slot, &copied, disk.shape(), control)?;
     Ok(RestoredDisk {
