@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use abbild::disk::{Disk, ExtentKind, conformance};
 use abbild::formats::qcow2::{Selector, list_snapshots, open_snapshot};
@@ -443,5 +445,32 @@ proptest! {
         }
         let image = open(&folder.join("2.qcow2"));
         conformance::check(&image.disk(), &qemu::qcow2_content(folder, "2.qcow2", &[]));
+    }
+}
+
+/// Not run by itself: `cargo nextest run --release --run-ignored only qcow2_reading` prints the rates.
+#[test]
+#[ignore = "a measurement"]
+fn qcow2_reading_is_close_to_reading_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), "disk.qcow2", "", 2 << 30);
+    qemu::write(dir.path(), "disk.qcow2", "qcow2", &["write -P 5 0 2047M".to_string()]);
+    let path = dir.path().join("disk.qcow2");
+    let mut buf = vec![0; 4 << 20];
+    for round in 0..3 {
+        let start = Instant::now();
+        let file = fs::File::open(&path).unwrap();
+        for at in (0..2044u64 << 20).step_by(buf.len()) {
+            file.read_at(&mut buf, at).unwrap();
+        }
+        let plain = start.elapsed();
+        let start = Instant::now();
+        let disk = open(&path).disk();
+        for at in (0..2044u64 << 20).step_by(buf.len()) {
+            disk.read_at(GuestOffset(at), &mut buf).unwrap();
+        }
+        let ours = start.elapsed();
+        eprintln!("round {round}: pread {plain:?}, disk {ours:?}");
+        assert!(round < 2 || ours < plain * 3 / 2, "{ours:?} against {plain:?}");
     }
 }

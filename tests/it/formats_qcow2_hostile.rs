@@ -154,6 +154,30 @@ fn a_damaged_header_is_named() {
 }
 
 #[test]
+fn a_size_in_bytes_is_rounded_up_and_said() {
+    let scene = scene();
+    let size = (80u64 << 20) - 100;
+    says(&scene.patched(&[(24, &size.to_be_bytes())]), "read");
+    let image = try_open(&scene.vm().join("disk.qcow2")).unwrap();
+    assert_eq!(image.size().0, 80 << 20);
+    says(&image.layers[0].warnings.join("\n"), "is not whole sectors: the disk has 83886080 bytes");
+}
+
+#[test]
+fn the_last_cluster_may_be_as_short_as_the_disk() {
+    let scene = scene();
+    let path = scene.vm().join("disk.qcow2");
+    for options in ["cluster_size=64k", "extended_l2=on", "compat=0.10"] {
+        qemu::img(&scene.vm(), &["create", "-q", "-f", "qcow2", "-o", options, "disk.qcow2", "66048"]);
+        qemu::write(&scene.vm(), "disk.qcow2", "qcow2", &["write -P 5 0 66048".to_string()]);
+        let content = fs::read(&path).unwrap();
+        let data = content.iter().rposition(|byte| *byte == 5).unwrap() + 1;
+        says(&scene.attempt(&content[..data]), "read");
+        says(&scene.attempt(&content[..data - 1]), "expected 512 bytes there, found a truncated image");
+    }
+}
+
+#[test]
 fn an_unknown_feature_has_its_name() {
     let scene = scene();
     let name = b"time travel";
