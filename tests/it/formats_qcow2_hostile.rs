@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use abbild::disk::Disk;
 use abbild::formats::qcow2::list_snapshots;
@@ -233,6 +234,30 @@ fn tables_that_lie_are_named_and_those_that_overlap_end() {
     for len in [scene.sound.len() / 2, l1 + 8, CLUSTER] {
         says(&scene.attempt(&scene.sound[..len]), "truncated image");
     }
+}
+
+/// The largest disk of the format, in a file that is nearly all hole: opened and walked at once.
+#[test]
+fn the_largest_disk_is_walked_in_bounded_time() {
+    let scene = scene();
+    let path = scene.vm().join("huge.qcow2");
+    let mut header = scene.sound[..112].to_vec();
+    header[20..24].copy_from_slice(&21u32.to_be_bytes());
+    header[24..32].copy_from_slice(&(1u64 << 61).to_be_bytes());
+    header[36..40].copy_from_slice(&(1u32 << 22).to_be_bytes());
+    header[40..48].copy_from_slice(&(2u64 << 20).to_be_bytes());
+    header[60..72].fill(0);
+    let file = File::create(&path).unwrap();
+    file.write_all_at(&header, 0).unwrap();
+    file.set_len((2 << 20) + (32 << 20)).unwrap();
+    let start = Instant::now();
+    let disk = try_open(&path).unwrap().disk();
+    let (mut at, mut asked) = (0, 0);
+    while at < 1 << 61 {
+        at += disk.extent_at(GuestOffset(at)).unwrap().len.0;
+        asked += 1;
+    }
+    assert!(asked <= 1025 && start.elapsed() < Duration::from_secs(10), "{asked} questions, {:?}", start.elapsed());
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod formats_qcow2;
 mod formats_qcow2_hostile;
 mod formats_vmdk;
 mod formats_writers;
+mod formats_writers_qcow2;
 mod independent_reader;
 mod killed_processes;
 mod machine_vmware;
