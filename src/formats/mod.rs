@@ -43,13 +43,14 @@ pub struct Layer {
     pub path: PathBuf,
     /// Every file this layer consists of, `path` included, with what it was when it was opened.
     pub files: Vec<FileState>,
-    /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `raw`.
+    /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `qcow2 v3 zstd`, `raw`.
     pub variant: String,
     /// This layer's own identity in its format (VMDK: CID as 8 hex digits); empty where the format has none.
     pub content_id: String,
     /// The identity the parent must have; `None` for a base.
     pub parent_content_id: Option<String>,
-    /// Geometry, adapter type and the like, worth keeping for a restore (VMDK: the `ddb.*` lines, in order).
+    /// Geometry, adapter type and the like, worth keeping for a restore (VMDK: the `ddb.*` lines, in order;
+    /// qcow2: its persistent bitmaps, which a restore cannot keep).
     pub properties: Vec<(String, String)>,
     /// Why this layer looks as if a running machine were writing to it (lock folder, in-use flag); `None` if it does not.
     pub in_use: Option<String>,

@@ -18,16 +18,17 @@ const ABSENT_TABLES_AHEAD: u64 = 4096;
 /// The active state, or a snapshot's.
 pub(super) struct Qcow2Disk {
     /// Holds the clusters: the image itself, or its data file.
-    pub data: Arc<ImageFile>,
+    data: Arc<ImageFile>,
     /// Holds the tables.
-    pub image: Arc<ImageFile>,
-    pub geometry: Geometry,
-    pub compression: Compression,
-    pub tables: Tables,
+    image: Arc<ImageFile>,
+    geometry: Geometry,
+    compression: Compression,
+    tables: Tables,
     decompressed: SlotCache<Vec<u8>>,
 }
 
 impl Qcow2Disk {
+    /// The state that `tables` map: `image` holds the tables, `data` the clusters.
     pub fn new(
         (image, data): (Arc<ImageFile>, Arc<ImageFile>),
         geometry: Geometry,

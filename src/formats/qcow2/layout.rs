@@ -52,8 +52,6 @@ pub(super) struct Layout {
     /// The active state's L1 table: long enough for the disk, not yet compared with the file.
     pub l1_at: FileOffset,
     pub compression: Compression,
-    /// Refcounts are stale: the image was not closed cleanly, or is open.
-    pub is_dirty: bool,
     /// Name and, if the image says so, format of the backing file.
     pub backing: Option<Backing>,
     /// Name of the file that holds the data clusters; `None`: this file.
@@ -137,8 +135,7 @@ impl RawHeader {
             Some(name) => Some(name.to_vec()),
             None => return Err(file.unsupported("a data file whose name the image does not tell")),
         };
-        let is_dirty = self.incompatible & INCOMPATIBLE_DIRTY != 0;
-        if is_dirty {
+        if self.incompatible & INCOMPATIBLE_DIRTY != 0 {
             warnings.push("it was not closed cleanly (its dirty bit is set): its refcounts may be stale, which reading does not need".to_string());
         }
         Ok(Layout {
@@ -146,7 +143,6 @@ impl RawHeader {
             geometry,
             l1_at: FileOffset(self.l1_at),
             compression: self.compression(file)?,
-            is_dirty,
             backing: self.backing(&field, first_cluster, extensions.backing_format)?,
             data_file,
             snapshots: (self.snapshots, FileOffset(self.snapshots_at)),
