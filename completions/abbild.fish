@@ -112,9 +112,14 @@ complete -c abbild -n "__fish_abbild_using_subcommand stats" -l no-progress -d '
 complete -c abbild -n "__fish_abbild_using_subcommand stats" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l to -d 'Folder for the whole machine; with --disk, a file or block device' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l disk -d 'Only this disk, by its number or slot' -r
-complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: vmdk for VMware machines and files ending in .vmdk, else raw]' -r -f -a "raw\t'The guest\'s bytes, sparse'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: by the ending of the file; vmdk for VMware machines, else raw]' -r -f -a "raw\t'The guest\'s bytes, sparse'
 vmdk\t'VMDK, one growing file (monolithicSparse)'
-vmdk-stream\t'VMDK, compressed for transport (streamOptimized)'"
+vmdk-stream\t'VMDK, compressed for transport (streamOptimized)'
+qcow2\t'qcow2 version 3, for QEMU, libvirt, Proxmox'
+vhdx\t'VHDX, dynamic, for Hyper-V'
+vhd\t'VHD, dynamic, for older Hyper-V and Xen'
+vhd-fixed\t'VHD, fixed size, as Azure wants it'
+vdi\t'VDI, dynamic, for VirtualBox'"
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"

@@ -3,6 +3,7 @@
 
 use super::ImageError;
 use super::file::ImageFile;
+use super::qcow2;
 use super::vmdk::{cowd, descriptor, sesparse, sparse};
 use super::{vdi, vhd, vhdx};
 use crate::units::FileOffset;
@@ -15,13 +16,27 @@ pub(crate) enum Format {
     Vhd,
     Vhdx,
     Vmdk,
+    Qcow2,
+}
+
+impl Format {
+    /// QEMU's name for it, which stands in the header of an overlay.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Vmdk => "vmdk",
+            Format::Qcow2 => "qcow2",
+            Format::Vhd => "vpc",
+            Format::Vhdx => "vhdx",
+            Format::Vdi => "vdi",
+        }
+    }
 }
 
 /// Bytes looked at from the beginning: a descriptor may have padding before its first line.
 const HEAD_BYTES: u64 = 4096;
 /// Magics of formats that are known and not read: offset, bytes, name.
-const KNOWN: [(usize, &[u8], &str); 5] = [
-    (0, b"QFI\xfb", "the qcow2 format"),
+const KNOWN: [(usize, &[u8], &str); 4] = [
     (0, b"QED\0", "the QED format"),
     (0, b"WithoutFreeSpace", "the Parallels format"),
     (0, b"WithouFreSpacExt", "the Parallels format"),
@@ -36,6 +51,9 @@ pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
     let head = file.read_vec("image header", FileOffset(0), file.len().min(HEAD_BYTES))?;
     if head.starts_with(sparse::header::MAGIC) || descriptor::is_descriptor(&head) {
         return Ok(Format::Vmdk);
+    }
+    if head.starts_with(qcow2::header::MAGIC) {
+        return Ok(Format::Qcow2);
     }
     for (magic, name) in [(&cowd::MAGIC[..], "COWD"), (&sesparse::MAGIC[..], "seSparse")] {
         if head.starts_with(magic) {
@@ -128,7 +146,7 @@ mod tests {
         check("a.img", &[0; 700], Ok(Format::Raw));
         check("a", &sectors(b"KDMV", 0, 1), Ok(Format::Vmdk));
         check("a.img", b"\n# Disk DescriptorFile", Ok(Format::Vmdk));
-        check("a.img", &sectors(b"QFI\xfb", 0, 2), Err("the qcow2 format is not supported"));
+        check("a.img", &sectors(b"QFI\xfb", 0, 2), Ok(Format::Qcow2));
         check("a.img", &sectors(b"QFI\xfb", 1, 2), Ok(Format::Raw));
         check("a.img", &sectors(b"vhdxfile", 0, 1), Ok(Format::Vhdx));
         check("a.img", &sectors(b"conectix", 0, 9), Ok(Format::Vhd));

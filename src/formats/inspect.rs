@@ -18,7 +18,7 @@ use crate::units::{ByteLen, GuestOffset};
 pub struct Inspection {
     /// The file asked about.
     pub path: PathBuf,
-    /// `vmdk`, `raw`; `None` if not even that could be found out.
+    /// `vmdk`, `qcow2`, `raw`; `None` if not even that could be found out.
     pub format: Option<String>,
     /// Format and variant of the top layer, e.g. `vmdk monolithicSparse`.
     pub variant: Option<String>,

@@ -12,6 +12,7 @@ pub(crate) mod detect;
 pub mod file;
 pub mod inspect;
 pub mod policy;
+pub mod qcow2;
 pub mod raw;
 pub mod sink;
 pub mod vdi;
@@ -47,13 +48,14 @@ pub struct Layer {
     pub path: PathBuf,
     /// Every file this layer consists of, `path` included, with what it was when it was opened.
     pub files: Vec<FileState>,
-    /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `raw`.
+    /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `qcow2 v3 zstd`, `raw`.
     pub variant: String,
     /// This layer's own identity in its format (VMDK: CID as 8 hex digits; VHD, VHDX, VDI: a UUID); empty where the format has none.
     pub content_id: String,
     /// The identity the parent must have; `None` for a base.
     pub parent_content_id: Option<String>,
-    /// Geometry, adapter type and the like, worth keeping for a restore (VMDK: the `ddb.*` lines, in order).
+    /// Geometry, adapter type and the like, worth keeping for a restore (VMDK: the `ddb.*` lines, in order;
+    /// qcow2: its persistent bitmaps, which a restore cannot keep).
     pub properties: Vec<(String, String)>,
     /// Why this layer looks as if a running machine were writing to it (lock folder, in-use flag); `None` if it does not.
     pub in_use: Option<String>,
@@ -186,17 +188,29 @@ fn open_layers(path: &Path, policy: &OpenPolicy) -> (Vec<Layer>, Vec<ImageError>
         let format = if file.is_device() { detect::Format::Raw } else { detect::detect(&file)? };
         Ok((format, file))
     });
-    let opened = match top {
-        Ok((detect::Format::Vmdk, file)) => return vmdk::chain::open_chain(file, policy),
-        Ok((detect::Format::Vdi, file)) => return chain::open_chain::<vdi::chain::Vdi>(file, policy),
-        Ok((detect::Format::Vhdx, file)) => return chain::open_chain::<vhdx::chain::Vhdx>(file, policy),
-        Ok((detect::Format::Vhd, file)) => return chain::open_chain::<vhd::chain::Vhd>(file, policy),
-        Ok((detect::Format::Raw, file)) => raw::image::open(file),
-        Err(fault) => Err(fault),
-    };
-    match opened {
-        Ok(layer) => (vec![layer], Vec::new()),
+    match top {
+        Ok((format, file)) => open_file(file, format, policy),
         Err(fault) => (Vec::new(), vec![fault]),
+    }
+}
+
+/// Opens `file`, which is in `format`, and all levels below it. The one way to open a level of any format: overlays whose
+/// backing files may be in another format go on through here.
+pub(crate) fn open_file(
+    file: file::ImageFile,
+    format: detect::Format,
+    policy: &OpenPolicy,
+) -> (Vec<Layer>, Vec<ImageError>) {
+    match format {
+        detect::Format::Vmdk => vmdk::chain::open_chain(file, policy),
+        detect::Format::Qcow2 => qcow2::chain::open_chain(file, None, policy),
+        detect::Format::Vdi => chain::open_chain::<vdi::chain::Vdi>(file, policy),
+        detect::Format::Vhdx => chain::open_chain::<vhdx::chain::Vhdx>(file, policy),
+        detect::Format::Vhd => chain::open_chain::<vhd::chain::Vhd>(file, policy),
+        detect::Format::Raw => match raw::image::open(file) {
+            Ok(layer) => (vec![layer], Vec::new()),
+            Err(fault) => (Vec::new(), vec![fault]),
+        },
     }
 }
 

@@ -60,6 +60,15 @@ fn each_format_holds_the_same_disk() {
         let got = if file == "c.raw" { stage.path(file) } else { qemu::raw_copy(&stage.path(""), file) };
         assert_eq!(sum(&got), expected_sum("current"), "{file}");
     }
+    // The ending names the format, and qemu-img reads in it what the guest held.
+    let others = [("a.qcow2", None, "qcow2"), ("a.vhdx", None, "vhdx"), ("a.vhd", None, "vpc"), ("a.vdi", None, "vdi")];
+    for (file, format, driver) in others.into_iter().chain([("b.vhd", Some("vhd-fixed"), "vpc")]) {
+        let mut arguments = vec!["restore", "web1", "--disk", "0", "--to", file];
+        arguments.extend(format.map(|_| "--format"));
+        arguments.extend(format);
+        stage.run(&arguments).ok();
+        qemu::img(&stage.path(""), &["compare", "-f", driver, "-F", "raw", file, "c.raw"]);
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use abbild::disk::Disk;
+use abbild::disk::{Disk, conformance};
+use abbild::formats::qcow2::writer::{create_compressed, create_plain};
 use abbild::formats::raw::writer::{create_file, open_device, open_in_place};
 use abbild::formats::sink::{DiskSink, Overwrite, TargetError, WriteOrder};
 use abbild::formats::vmdk::writer::{create_sparse, create_stream};
@@ -16,12 +17,12 @@ use abbild::formats::{self, ImageError, OpenPolicy, vdi, vhd, vhdx};
 use abbild::units::{ByteLen, GuestOffset};
 use proptest::prelude::*;
 
-const GRAIN: usize = 64 << 10;
-const MIB: u64 = 1 << 20;
+pub const GRAIN: usize = 64 << 10;
+pub const MIB: u64 = 1 << 20;
 
 /// Runs a program that a test needs; its failure, or its absence, fails the test.
 #[track_caller]
-fn run(program: &str, args: &[&str]) -> String {
+pub fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|e| panic!("this test needs the program {program}: {e}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -30,12 +31,12 @@ fn run(program: &str, args: &[&str]) -> String {
     text
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Raw,
     Sparse,
     Stream,
@@ -43,12 +44,24 @@ enum Kind {
     VhdFixed,
     Vhdx,
     Vdi,
+    Qcow2,
+    Qcow2Compressed,
 }
 
-const KINDS: [Kind; 7] = [Kind::Raw, Kind::Sparse, Kind::Stream, Kind::Vhd, Kind::VhdFixed, Kind::Vhdx, Kind::Vdi];
+const KINDS: [Kind; 9] = [
+    Kind::Raw,
+    Kind::Sparse,
+    Kind::Stream,
+    Kind::Vhd,
+    Kind::VhdFixed,
+    Kind::Vhdx,
+    Kind::Vdi,
+    Kind::Qcow2,
+    Kind::Qcow2Compressed,
+];
 
 impl Kind {
-    fn create(self, path: &Path, size: u64, overwrite: Overwrite) -> Result<Box<dyn DiskSink>, ImageError> {
+    pub fn create(self, path: &Path, size: u64, overwrite: Overwrite) -> Result<Box<dyn DiskSink>, ImageError> {
         let size = ByteLen(size);
         Ok(match self {
             Kind::Raw => Box::new(create_file(path, size, overwrite)?),
@@ -58,6 +71,8 @@ impl Kind {
             Kind::VhdFixed => Box::new(vhd::writer::create_fixed(path, size, overwrite)?),
             Kind::Vhdx => Box::new(vhdx::writer::create_dynamic(path, size, overwrite)?),
             Kind::Vdi => Box::new(vdi::writer::create_dynamic(path, size, overwrite)?),
+            Kind::Qcow2 => Box::new(create_plain(path, size, overwrite)?),
+            Kind::Qcow2Compressed => Box::new(create_compressed(path, size, overwrite)?),
         })
     }
 
@@ -69,13 +84,14 @@ impl Kind {
             Kind::Vhd | Kind::VhdFixed => "vpc",
             Kind::Vhdx => "vhdx",
             Kind::Vdi => "vdi",
+            Kind::Qcow2 | Kind::Qcow2Compressed => "qcow2",
         }
     }
 }
 
 /// `qemu-img` finds the image sound and equal to `expected`.
 #[track_caller]
-fn judge(kind: Kind, image: &Path, expected: &[u8]) {
+pub fn judge(kind: Kind, image: &Path, expected: &[u8]) {
     let plain = image.with_extension("expected");
     fs::write(&plain, expected).unwrap();
     run("qemu-img", &["compare", "-f", kind.driver(), "-F", "raw", text(image), text(&plain)]);
@@ -87,7 +103,14 @@ fn judge(kind: Kind, image: &Path, expected: &[u8]) {
         let said = run("qemu-img", &["check", "-f", kind.driver(), text(image)]);
         assert!(said.contains("No errors were found"), "{said}");
     }
-    if kind.driver() == "vmdk" {
+    if let Kind::Qcow2 | Kind::Qcow2Compressed = kind {
+        let data = &info["format-specific"]["data"];
+        let compression = if kind == Kind::Qcow2 { "zlib" } else { "zstd" };
+        assert_eq!((&data["compat"], &data["compression-type"]), (&"1.1".into(), &compression.into()));
+        let ours = formats::open(image, &OpenPolicy::named_by_user(image).unwrap()).unwrap();
+        conformance::check(&ours.disk(), expected);
+    }
+    if let Kind::Sparse | Kind::Stream = kind {
         let variant = if kind == Kind::Sparse { "monolithicSparse" } else { "streamOptimized" };
         let data = &info["format-specific"]["data"];
         assert_eq!(data["create-type"], variant);
@@ -105,7 +128,7 @@ fn judge(kind: Kind, image: &Path, expected: &[u8]) {
 }
 
 /// Bytes that do not compress and differ from place to place.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -179,7 +202,7 @@ fn threads_may_write_out_of_order_where_the_format_says_so() {
     let content: Vec<u8> =
         (0..24).flat_map(|n| if n % 5 == 3 { vec![0; 2 << 20] } else { noise(n, 2 << 20) }).collect();
     let dir = tempfile::tempdir().unwrap();
-    for kind in KINDS.into_iter().filter(|kind| *kind != Kind::Stream) {
+    for kind in KINDS.into_iter().filter(|kind| !matches!(kind, Kind::Stream | Kind::Qcow2Compressed)) {
         let path = dir.path().join(format!("{kind:?}"));
         let sink = kind.create(&path, content.len() as u64, Overwrite::Refuse).unwrap();
         assert_eq!(sink.order(), WriteOrder::Any);
@@ -198,8 +221,10 @@ fn threads_may_write_out_of_order_where_the_format_says_so() {
         sink.finish().unwrap();
         judge(kind, &path, &content);
     }
-    let stream = Kind::Stream.create(&dir.path().join("stream"), 512, Overwrite::Refuse).unwrap();
-    assert_eq!(stream.order(), WriteOrder::Ascending);
+    for kind in [Kind::Stream, Kind::Qcow2Compressed] {
+        let sink = kind.create(&dir.path().join("ascending"), 512, Overwrite::Refuse).unwrap();
+        assert_eq!(sink.order(), WriteOrder::Ascending);
+    }
 }
 
 #[test]

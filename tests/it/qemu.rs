@@ -38,6 +38,15 @@ pub fn content(folder: &Path, image: &str) -> Vec<u8> {
     content
 }
 
+/// The guest's bytes of the qcow2 `image` and its chain; `options` choose a snapshot (`-l snapshot.name=NAME`).
+#[track_caller]
+pub fn qcow2_content(folder: &Path, image: &str, options: &[&str]) -> Vec<u8> {
+    img(folder, &[&["convert", "-f", "qcow2", "-O", "raw"], options, &[image, "judge.raw"]].concat());
+    let content = std::fs::read(folder.join("judge.raw")).unwrap();
+    std::fs::remove_file(folder.join("judge.raw")).unwrap();
+    content
+}
+
 /// The same as a sparse file.
 #[track_caller]
 pub fn raw_copy(folder: &Path, image: &str) -> PathBuf {

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Only this disk, by its number or slot
     #[arg(long, value_name = "N|SLOT")]
     disk: Option<String>,
-    /// Format of restored disks [default: vmdk for VMware machines and files ending in .vmdk, else raw]
+    /// Format of restored disks [default: by the ending of the file; vmdk for VMware machines, else raw]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Bring an existing raw image or device of the same size up to date: only what differs is written
@@ -61,6 +61,16 @@ enum Format {
     Vmdk,
     /// VMDK, compressed for transport (streamOptimized)
     VmdkStream,
+    /// qcow2 version 3, for QEMU, libvirt, Proxmox
+    Qcow2,
+    /// VHDX, dynamic, for Hyper-V
+    Vhdx,
+    /// VHD, dynamic, for older Hyper-V and Xen
+    Vhd,
+    /// VHD, fixed size, as Azure wants it
+    VhdFixed,
+    /// VDI, dynamic, for VirtualBox
+    Vdi,
 }
 
 impl From<Format> for DiskFormat {
@@ -69,6 +79,11 @@ impl From<Format> for DiskFormat {
             Format::Raw => DiskFormat::Raw,
             Format::Vmdk => DiskFormat::Vmdk,
             Format::VmdkStream => DiskFormat::VmdkStream,
+            Format::Qcow2 => DiskFormat::Qcow2,
+            Format::Vhdx => DiskFormat::Vhdx,
+            Format::Vhd => DiskFormat::Vhd,
+            Format::VhdFixed => DiskFormat::VhdFixed,
+            Format::Vdi => DiskFormat::Vdi,
         }
     }
 }

@@ -126,8 +126,11 @@ fn disk_target(arguments: &Arguments, path: PathBuf) -> anyhow::Result<DiskTarge
 
 /// By the ending of the name.
 pub fn format_of_file(path: &Path) -> DiskFormat {
-    let is_vmdk = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("vmdk"));
-    if is_vmdk { DiskFormat::Vmdk } else { DiskFormat::Raw }
+    const ENDED: [DiskFormat; 5] =
+        [DiskFormat::Vmdk, DiskFormat::Qcow2, DiskFormat::Vhdx, DiskFormat::Vhd, DiskFormat::Vdi];
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    let named = ENDED.into_iter().find(|format| ending.as_deref() == Some(format.extension()));
+    named.unwrap_or(DiskFormat::Raw)
 }
 
 impl Plan<'_> {
@@ -173,6 +176,10 @@ mod tests {
         for (name, expected) in [
             ("a.vmdk", DiskFormat::Vmdk),
             ("a.VMDK", DiskFormat::Vmdk),
+            ("a.qcow2", DiskFormat::Qcow2),
+            ("a.vhd", DiskFormat::Vhd),
+            ("a.VHDX", DiskFormat::Vhdx),
+            ("a.vdi", DiskFormat::Vdi),
             ("a.raw", DiskFormat::Raw),
             ("a.vmdk.bak", DiskFormat::Raw),
             ("vmdk", DiskFormat::Raw),

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use super::error::OpsError;
 use super::event::Control;
+use crate::formats::qcow2::writer::create_plain;
 use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open_in_place};
 use crate::formats::sink::{DiskSink, Overwrite};
 use crate::formats::vmdk::writer::{create_sparse, create_stream};
@@ -41,6 +42,8 @@ pub enum DiskFormat {
     Vhdx,
     /// VDI, dynamic: one growing file.
     Vdi,
+    /// qcow2, version 3: one growing file.
+    Qcow2,
 }
 
 impl DiskFormat {
@@ -52,6 +55,7 @@ impl DiskFormat {
             DiskFormat::Vhd | DiskFormat::VhdFixed => "vhd",
             DiskFormat::Vhdx => "vhdx",
             DiskFormat::Vdi => "vdi",
+            DiskFormat::Qcow2 => "qcow2",
         }
     }
 }
@@ -144,6 +148,9 @@ pub fn restore_disk(
         }
         DiskTarget::File { path, format: DiskFormat::Vdi, overwrite } => {
             OpenTarget::New(Box::new(vdi::writer::create_dynamic(path, size, *overwrite)?))
+        }
+        DiskTarget::File { path, format: DiskFormat::Qcow2, overwrite } => {
+            OpenTarget::New(Box::new(create_plain(path, size, *overwrite)?))
         }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
         DiskTarget::InPlace(path) => OpenTarget::InPlace(open_in_place(path, size)?),

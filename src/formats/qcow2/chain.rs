@@ -1,0 +1,256 @@
+//! From the newest overlay down to the base, whatever formats the levels below are in.
+//!
+//! A qcow2 file names its backing file and the format of that; it keeps no identity of it, so nothing can be compared:
+//! whether the backing file was written after the overlay was made cannot be seen here.
+//!
+//! A backing file is read as raw only if the header says so. A guest can write any magic to the beginning of a raw disk,
+//! and a raw file taken for an image could name further files.
+
+use std::sync::Arc;
+
+use super::entries::Rules;
+use super::header;
+use super::image::Qcow2Disk;
+use super::layout::{self, Backing, Compression, Layout};
+use super::snapshots::{self, InternalSnapshot, Snapshot};
+use super::tables::{Geometry, Tables};
+use super::{Selector, lock};
+use crate::formats::detect::{self, Format};
+use crate::formats::file::ImageFile;
+use crate::formats::{CHAIN_DEPTH_MAX, ImageError, Layer, OpenPolicy, open_file};
+use crate::units::FileOffset;
+
+/// Longest bitmap directory that is looked at; bitmaps are only listed.
+const BITMAP_DIRECTORY_BYTES_MAX: u64 = 1 << 20;
+/// Flag of a bitmap that was not closed cleanly.
+const BITMAP_IN_USE: u32 = 1 << 0;
+
+/// Opens all levels, top first, and collects what is wrong. Stops at a level that cannot be opened; without faults the
+/// chain is complete. With a `selector`, the top level is that internal snapshot of it.
+pub(crate) fn open_chain(
+    top: ImageFile,
+    selector: Option<Selector<'_>>,
+    policy: &OpenPolicy,
+) -> (Vec<Layer>, Vec<ImageError>) {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut next = Some(top);
+    while let Some(file) = next.take() {
+        let selector = if layers.is_empty() { selector } else { None };
+        let level = match open_level(file, selector, policy) {
+            Ok(level) => level,
+            Err(fault) => return (layers, vec![fault]),
+        };
+        layers.push(level.layer);
+        let Some(backing) = level.backing else { break };
+        match open_backing(&backing, &mut layers, policy) {
+            Ok((Format::Qcow2, file)) => next = Some(file),
+            Ok((format, file)) => {
+                // Other formats know the way down from here; they never come back to qcow2.
+                let (below, mut faults) = open_file(file, format, policy);
+                layers.extend(below);
+                if layers.len() > CHAIN_DEPTH_MAX {
+                    faults.push(too_deep(&layers[0]));
+                }
+                return (layers, faults);
+            }
+            Err(fault) => return (layers, vec![fault]),
+        }
+    }
+    (layers, Vec::new())
+}
+
+/// The internal snapshots of `file`, in the order of its table.
+pub(super) fn list_snapshots(file: &ImageFile) -> Result<Vec<InternalSnapshot>, ImageError> {
+    let layout = layout::read(file)?;
+    Ok(snapshots::read(file, &layout)?.into_iter().map(|snapshot| snapshot.info).collect())
+}
+
+/// One level of the chain, its backing file not yet looked for.
+struct Level {
+    layer: Layer,
+    backing: Option<Backing>,
+}
+
+fn too_deep(top: &Layer) -> ImageError {
+    let what = format!("the chain has more than {CHAIN_DEPTH_MAX} levels");
+    ImageError::Chain { file: top.path.clone(), what }
+}
+
+/// Opens the backing file of the last of `layers`, unless that would never end, and finds out its format.
+fn open_backing(
+    backing: &Backing,
+    layers: &mut [Layer],
+    policy: &OpenPolicy,
+) -> Result<(Format, ImageFile), ImageError> {
+    let depth = layers.len();
+    let child = layers.last_mut().expect("a backing file is looked for after its overlay is in the list");
+    if depth == CHAIN_DEPTH_MAX {
+        return Err(too_deep(&layers[0]));
+    }
+    let (file, warning) = policy.open_named(&child.path, "backing file", &backing.name)?;
+    child.warnings.extend(warning);
+    let state = file.state();
+    let is_same = |layer: &&Layer| layer.files.iter().any(|f| (f.device, f.inode) == (state.device, state.inode));
+    if let Some(seen) = layers.iter().find(is_same) {
+        let child = &layers[depth - 1];
+        let what = format!("its backing file {} is in the chain above it already", seen.path.display());
+        return Err(ImageError::Chain { file: child.path.clone(), what });
+    }
+    let format = format_of(&file, backing.format.as_deref(), &mut layers[depth - 1])?;
+    Ok((format, file))
+}
+
+/// In which format a backing file is: what its overlay says, and what the file itself shows.
+fn format_of(file: &ImageFile, said: Option<&[u8]>, child: &mut Layer) -> Result<Format, ImageError> {
+    if said == Some(Format::Raw.driver().as_bytes()) {
+        return Ok(Format::Raw);
+    }
+    let seen = detect::detect(file)?;
+    match said {
+        Some(said) if said == seen.driver().as_bytes() => Ok(seen),
+        Some(said) => {
+            let expected = format!("an image in the format {}, as its overlay says", String::from_utf8_lossy(said));
+            Err(file.corrupt("backing file", FileOffset(0), expected, seen.driver()).into())
+        }
+        None if seen == Format::Raw => {
+            let feature = "a raw backing file whose overlay does not say that it is raw (qemu-img rebase -u -F raw)";
+            Err(file.unsupported(feature))
+        }
+        None => {
+            child.warnings.push(format!(
+                "it does not say in which format its backing file is; {} is taken as {}, by its content",
+                file.path().display(),
+                seen.driver()
+            ));
+            Ok(seen)
+        }
+    }
+}
+
+fn open_level(file: ImageFile, selector: Option<Selector<'_>>, policy: &OpenPolicy) -> Result<Level, ImageError> {
+    let image = Arc::new(file);
+    let mut layout = layout::read(&image)?;
+    let mut warnings = std::mem::take(&mut layout.warnings);
+    let data = match &layout.data_file {
+        None => Arc::clone(&image),
+        Some(name) => {
+            let (file, warning) = policy.open_named(image.path(), "data file", name)?;
+            warnings.extend(warning);
+            Arc::new(file)
+        }
+    };
+    let snapshots = snapshots::read(&image, &layout)?;
+    let (geometry, l1_at) = match selector {
+        None => {
+            warnings.extend(snapshots_note(&snapshots));
+            (layout.geometry, layout.l1_at)
+        }
+        Some(selector) => {
+            let snapshot = select(&image, &snapshots, selector)?;
+            (snapshot.geometry, snapshot.l1_at)
+        }
+    };
+    let disk = open_disk(&image, &data, &layout, (geometry, l1_at))?;
+    let mut files = vec![image.state().clone()];
+    if layout.data_file.is_some() {
+        files.push(data.state().clone());
+    }
+    let layer = Layer {
+        disk: Arc::new(disk),
+        path: image.path().to_path_buf(),
+        files,
+        variant: variant(&layout),
+        content_id: String::new(),
+        parent_content_id: None,
+        properties: bitmap_properties(&image, &layout, &mut warnings),
+        in_use: lock::sign(&image).or_else(|| lock::sign(&data)),
+        warnings,
+    };
+    Ok(Level { layer, backing: layout.backing })
+}
+
+fn open_disk(
+    image: &Arc<ImageFile>,
+    data: &Arc<ImageFile>,
+    layout: &Layout,
+    (geometry, l1_at): (Geometry, FileOffset),
+) -> Result<Qcow2Disk, ImageError> {
+    let rules = Rules {
+        version: layout.version,
+        cluster_bits: geometry.cluster_bits,
+        is_extended: geometry.is_extended,
+        has_data_file: layout.data_file.is_some(),
+    };
+    let tables = Tables::open(Arc::clone(image), data, geometry, rules, l1_at)?;
+    let files = (Arc::clone(image), Arc::clone(data));
+    Ok(Qcow2Disk::new(files, geometry, layout.compression, tables))
+}
+
+fn variant(layout: &Layout) -> String {
+    let mut words = vec![format!("qcow2 v{}", layout.version)];
+    words.extend((layout.compression == Compression::Zstd).then(|| "zstd".to_string()));
+    words.extend(layout.geometry.is_extended.then(|| "extended-l2".to_string()));
+    words.extend(layout.data_file.is_some().then(|| "data-file".to_string()));
+    words.join(" ")
+}
+
+/// What an open of the active state leaves out.
+fn snapshots_note(snapshots: &[Snapshot]) -> Option<String> {
+    const NAMES_MAX: usize = 8;
+    let mut names: Vec<_> = snapshots.iter().take(NAMES_MAX).map(|snapshot| snapshot.info.name.as_str()).collect();
+    if snapshots.len() > NAMES_MAX {
+        names.push("…");
+    }
+    let count = snapshots.len();
+    (count > 0).then(|| format!("it holds {count} internal snapshots, which are not read: {}", names.join(", ")))
+}
+
+fn select<'s>(file: &ImageFile, snapshots: &'s [Snapshot], selector: Selector<'_>) -> Result<&'s Snapshot, ImageError> {
+    let (wanted, field): (_, fn(&InternalSnapshot) -> &str) = match selector {
+        Selector::Id(id) => (id, |info| &info.id),
+        Selector::Name(name) => (name, |info| &info.name),
+    };
+    let mut found = snapshots.iter().filter(|snapshot| field(&snapshot.info) == wanted);
+    let missing = || ImageError::Missing {
+        named_by: file.path().to_path_buf(),
+        role: "internal snapshot",
+        wanted: wanted.into(),
+    };
+    let first = found.next().ok_or_else(missing)?;
+    match found.count() {
+        0 => Ok(first),
+        more => Err(file.unsupported(format!("choosing among {} internal snapshots called {wanted}", more + 1))),
+    }
+}
+
+/// Persistent bitmaps as properties `qcow2.bitmap.NAME`. They are hints of what changed, so damage to them is no fault.
+fn bitmap_properties(file: &ImageFile, layout: &Layout, warnings: &mut Vec<String>) -> Vec<(String, String)> {
+    let Some((raw, is_valid)) = layout.bitmaps else { return Vec::new() };
+    let directory = match raw.directory_len {
+        ..=BITMAP_DIRECTORY_BYTES_MAX => {
+            let read = file.read_vec("bitmap directory", FileOffset(raw.directory_at), raw.directory_len);
+            read.map_err(|err| err.to_string())
+        }
+        len => Err(format!("{len} bytes are too many")),
+    };
+    let mut properties = Vec::new();
+    let read = directory.and_then(|directory| {
+        let mut rest = &directory[..];
+        for _ in 0..raw.count {
+            let (after, bitmap) = header::bitmap(rest).map_err(|_| "an entry leaves it".to_string())?;
+            rest = after;
+            let state = match () {
+                () if !is_valid => "out of date",
+                () if bitmap.flags & BITMAP_IN_USE != 0 => "not closed cleanly",
+                () => "sound",
+            };
+            let name = format!("qcow2.bitmap.{}", String::from_utf8_lossy(bitmap.name));
+            properties.push((name, format!("granularity 2^{}, {state}", bitmap.granularity_bits)));
+        }
+        Ok(())
+    });
+    if let Err(what) = read {
+        warnings.push(format!("its bitmap directory cannot be read: {what}"));
+    }
+    properties
+}
