@@ -265,9 +265,15 @@ fn every_format_restores_equal() {
     let source = RawMachine::new(content);
     let repository = create_on(&MemFs::new());
     let manifest = source.back_up(&repository).unwrap().manifest;
-    for (format, qemu_format) in
-        [(DiskFormat::Raw, "raw"), (DiskFormat::Vmdk, "vmdk"), (DiskFormat::VmdkStream, "vmdk")]
-    {
+    for (format, qemu_format) in [
+        (DiskFormat::Raw, "raw"),
+        (DiskFormat::Vmdk, "vmdk"),
+        (DiskFormat::VmdkStream, "vmdk"),
+        (DiskFormat::Vhd, "vpc"),
+        (DiskFormat::VhdFixed, "vpc"),
+        (DiskFormat::Vhdx, "vhdx"),
+        (DiskFormat::Vdi, "vdi"),
+    ] {
         let path = source.folder.path().join(format!("restored-{format:?}"));
         let target = DiskTarget::File { path: path.clone(), format, overwrite: Overwrite::Refuse };
         let interrupt = AtomicBool::new(false);

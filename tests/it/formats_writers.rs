@@ -408,6 +408,27 @@ proptest! {
     }
 }
 
+/// A restored disk is there to be used: a hypervisor adds blocks to it, and changes those that are there.
+#[test]
+fn images_go_on_being_written_by_others() {
+    let mut content = noise(1, 40 << 20);
+    content[9 << 20..31 << 20].fill(0);
+    let dir = tempfile::tempdir().unwrap();
+    for kind in [Kind::Sparse, Kind::Vhd, Kind::VhdFixed, Kind::Vhdx, Kind::Vdi] {
+        for empty in [false, true] {
+            let mut content = if empty { vec![0; 40 << 20] } else { content.clone() };
+            let path = dir.path().join(format!("{kind:?}-{empty}"));
+            written(kind, &path, &content, 64, true);
+            let write = |command: &str| run("qemu-io", &["-f", kind.driver(), "-c", command, text(&path)]);
+            write("write -P 7 20M 3M");
+            write("write -P 8 1000k 100k");
+            content[20 << 20..23 << 20].fill(7);
+            content[1000 << 10..1100 << 10].fill(8);
+            judge(kind, &path, &content);
+        }
+    }
+}
+
 /// The limits of each format, and one step beyond; the largest disks are as cheap as others, for their tables are holes.
 #[test]
 fn the_largest_disks_of_blocked_formats_work_and_larger_ones_are_refused() {
