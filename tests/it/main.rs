@@ -6,12 +6,14 @@
 mod backup_levels;
 mod capture_offline;
 mod damaged_objects;
+mod formats_blocked;
 mod formats_built;
 mod formats_hostile;
 mod formats_inspect;
 mod formats_vdi;
 mod formats_vhd;
 mod formats_vhdx;
+mod formats_vhdx_log;
 mod formats_vmdk;
 mod formats_writers;
 mod independent_reader;
