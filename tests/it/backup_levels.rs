@@ -306,6 +306,10 @@ fn every_format_restores_equal() {
         (DiskFormat::Vmdk, "vmdk"),
         (DiskFormat::VmdkStream, "vmdk"),
         (DiskFormat::Qcow2, "qcow2"),
+        (DiskFormat::Vhd, "vpc"),
+        (DiskFormat::VhdFixed, "vpc"),
+        (DiskFormat::Vhdx, "vhdx"),
+        (DiskFormat::Vdi, "vdi"),
     ] {
         let path = source.folder.path().join(format!("restored-{format:?}"));
         let target = DiskTarget::File { path: path.clone(), format, overwrite: Overwrite::Refuse };

@@ -194,7 +194,7 @@ fn damaged_and_absurd_headers_are_named() {
     let path = dir.path().join("disk.vdi");
     let u32s = |value: u32| value.to_le_bytes();
     let u64s = |value: u64| value.to_le_bytes();
-    let table: [(usize, &[u8], &str); 17] = [
+    let table: [(usize, &[u8], &str); 18] = [
         (68, &u32s(0x2_0000), "VDI version 0x20000 is not supported"),
         (76, &u32s(3), "VDI image type 3 is not supported"),
         (340, &u32s(u32::MAX), "block map at offset 0xffffffff: expected 68 bytes there, found a truncated image"),
@@ -207,7 +207,8 @@ fn damaged_and_absurd_headers_are_named() {
         (376, &u32s(0), "block size at offset 0x178: expected a power of two from 4096 to 268435456, found 0"),
         (376, &u32s(3 << 16), "found 196608"),
         (376, &u32s(1 << 31), "found 2147483648"),
-        (380, &u32s(u32::MAX), "block at offset 0x100000fff: expected 65536 bytes there, found a truncated image"),
+        (380, &u32s(u32::MAX), "bytes before each block at offset 0x17c: expected at most the block size of 65536"),
+        (380, &u32s(65_536), "block at offset 0x11000: expected 65536 bytes there, found a truncated image"),
         (384, &u32s(16), "blocks at offset 0x180: expected 17, for 1050112 bytes of disk"),
         (388, &u32s(0), "block table entry at offset 0x200: expected a block below the number of allocated blocks"),
         (388, &u32s(18), "allocated blocks at offset 0x184: expected at most 17, found 18"),

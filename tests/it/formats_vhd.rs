@@ -51,8 +51,8 @@ pub fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-/// The parent's UUID as one byte, its locators (code and text), its name.
-type Parent<'a> = (u8, Vec<(&'a [u8; 4], Vec<u8>)>, &'a str);
+/// Code and content of a parent locator.
+type Locator<'a> = (&'a [u8; 4], Vec<u8>);
 
 /// A dynamic or differencing VHD to be laid out.
 #[derive(Clone)]
@@ -62,8 +62,8 @@ struct Plan<'a> {
     creator: &'a [u8; 4],
     geometry: (u16, u8, u8),
     uuid: u8,
-    /// UUID, locators (code, bytes), the name in the header.
-    parent: Option<Parent<'a>>,
+    /// UUID, locators, the name in the header.
+    parent: Option<(u8, Vec<Locator<'a>>, &'a str)>,
     runs: &'a [Run],
 }
 
@@ -218,7 +218,7 @@ fn a_chain_of_three_is_read_through_names_of_every_kind() {
     for runs in [&base[..], &middle, &top] {
         apply(&mut expected, SIZE, 512, runs);
     }
-    let parent = |locators: Vec<(&'static [u8; 4], Vec<u8>)>, name| Some((1, locators, name));
+    let parent = |locators: Vec<Locator<'static>>, name| Some((1, locators, name));
     let ways = [
         parent(vec![(b"W2ru", utf16(r".\base disk.vhd"))], ""),
         parent(vec![(b"W2ku", utf16(r"D:\vm\base disk.vhd")), (b"W2ru", utf16(r".\gone.vhd"))], ""),

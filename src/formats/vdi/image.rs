@@ -45,7 +45,7 @@ impl BlockMap for NumberMap {
             UNUSED => Block::Hole,
             ZERO => Block::Zero,
             number if number >= self.allocated => Block::Invalid("a block below the number of allocated blocks"),
-            // 32 bits of blocks of at most 256 MiB and an extra of 4 GiB: below 2^63 + 2^33.
+            // 32 bits of blocks of at most 256 MiB, each with at most as many bytes before it: below 2^62.
             number => Block::Stored(FileOffset(self.first + u64::from(number) * self.stride)),
         }
     }

@@ -98,6 +98,11 @@ impl RawHeader {
             let expected = format!("a power of two from {BLOCK_BYTES_MIN} to {BLOCK_BYTES_MAX}");
             return Err(field("block size", 376, expected, block.to_string()));
         }
+        // VirtualBox writes 0. More than a block would be absurd, and let places in the file pass 2^64.
+        if self.block_extra > self.block {
+            let expected = format!("at most the block size of {block}");
+            return Err(field("bytes before each block", 380, expected, self.block_extra.to_string()));
+        }
         let geometry = Geometry { size: self.size, block, sector: SECTOR_BYTES };
         let blocks = geometry.blocks();
         if blocks > TABLE_BYTES_MAX / 4 || u64::from(self.blocks) < blocks {

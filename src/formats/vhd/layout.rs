@@ -4,6 +4,8 @@
 //! others the field "current size"; the two differ by up to a cylinder, and a guest's backup partition table lies at the
 //! end. Source of that rule: QEMU's block/vpc.c, and images of each writer.
 
+use uuid::Uuid;
+
 use super::header::{
     FOOTER_BYTES, FOOTER_CHECKSUM_AT, FOOTER_MAGIC, HEADER_BYTES, HEADER_CHECKSUM_AT, RawDynamicHeader, RawFooter,
     RawLocator, checksum, dynamic_header, footer,
@@ -12,7 +14,6 @@ use crate::formats::ImageError;
 use crate::formats::blocks::{BLOCK_BYTES_MAX, Geometry, TABLE_BYTES_MAX};
 use crate::formats::file::ImageFile;
 use crate::units::{FileOffset, SECTOR_BYTES};
-use uuid::Uuid;
 
 /// Smallest block we accept; the usual one has 2 MiB, XenServer's and Azure's are the same.
 const BLOCK_BYTES_MIN: u64 = 4096;

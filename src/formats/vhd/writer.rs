@@ -1,7 +1,14 @@
 //! A disk into a VHD: [`create_fixed`] (the disk as it is, then the footer; what Azure takes) or [`create_dynamic`] (2 MiB
 //! blocks as they arrive).
 //!
-//! Layout of a dynamic one, in sectors: `copy of the footer 1 | dynamic header 2 | table | (bitmap 1 | block 4096)… | footer 1`
+//! Layout of a dynamic one, in sectors:
+//!
+//! ```text
+//! copy of the footer 1 | dynamic header 2 | table | pad | (pad 7 | bitmap 1 | block 4096) … | footer 1
+//! ```
+//!
+//! The padding lets all blocks begin at whole 4 KiB, as Windows does since version 8: else every write of a guest would
+//! cost two of the host's, and holes inside blocks could not be holes of the file.
 //!
 //! Readers disagree about a disk's size: Virtual PC and QEMU's own images mean the geometry, all others "current size".
 //! QEMU decides by the creator, and knows Hyper-V's, `win `. So that is the creator written here, with the geometry that
@@ -25,6 +32,8 @@ use crate::units::{ByteLen, FileOffset, GuestOffset, SECTOR_BYTES};
 const BLOCK_BYTES: u64 = 2 << 20;
 /// Its bitmap: a bit for each of 4096 sectors.
 const BITMAP_BYTES: usize = 512;
+/// Bytes before each block, of which the bitmap is the last part.
+const PREFIX_BYTES: usize = 4096;
 /// Largest disk, the specification's limit.
 const DISK_BYTES_MAX: u64 = 2040 << 30;
 /// Where the table begins.
@@ -141,11 +150,26 @@ pub fn create_dynamic(path: &Path, size: ByteLen, overwrite: Overwrite) -> Resul
     let file = NewFile::create(path, overwrite)?;
     file.write_all_at(FileOffset(0), &footer.encode())?;
     file.write_all_at(FileOffset(512), &dynamic_header(entries))?;
-    let places =
-        Places { block: BLOCK_BYTES, first: (TABLE_AT + u64::from(entries) * 4).next_multiple_of(SECTOR_BYTES) };
+    let places = Places { block: BLOCK_BYTES, first: first_block_at(entries.into()) };
     // All sectors of a stored block are stored; those of zeros are holes of the file.
-    let disk = GrowingDisk::new(file, size, places, vec![0xff; BITMAP_BYTES])?;
+    let mut prefix = vec![0; PREFIX_BYTES];
+    prefix[PREFIX_BYTES - BITMAP_BYTES..].fill(0xff);
+    let disk = GrowingDisk::new(file, size, places, prefix)?;
     Ok(DynamicSink { disk, footer })
+}
+
+/// Where the first block's padding begins, behind a table of so many entries.
+fn first_block_at(entries: u64) -> u64 {
+    (TABLE_AT + entries * 4).next_multiple_of(PREFIX_BYTES as u64)
+}
+
+/// Table entry of block number `number` of the file: the sector of its bitmap. At most 2^20 blocks of 2 MiB and 4 KiB end
+/// below sector 2^32.
+fn entry(first: u64, number: Option<u32>) -> u32 {
+    let Some(number) = number else { return UNUSED };
+    let prefix = PREFIX_BYTES as u64;
+    let bitmap_at = first + u64::from(number) * (prefix + BLOCK_BYTES) + prefix - BITMAP_BYTES as u64;
+    u32::try_from(bitmap_at / SECTOR_BYTES).expect("below 2 TiB")
 }
 
 impl DiskSink for DynamicSink {
@@ -164,14 +188,9 @@ impl DiskSink for DynamicSink {
     fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ImageError> {
         let grown = self.disk.grown()?;
         let entries = grown.numbers().len() as u64;
-        let first = (TABLE_AT + entries * 4).next_multiple_of(SECTOR_BYTES);
-        let sector = |number: Option<u32>| match number {
-            // At most 2^20 blocks, so the last begins below sector 2^32.
-            Some(number) => ((first + u64::from(number) * (BLOCK_BYTES + BITMAP_BYTES as u64)) / SECTOR_BYTES) as u32,
-            None => UNUSED,
-        };
+        let first = first_block_at(entries);
         let mut at = TABLE_AT;
-        let mut numbers = grown.numbers().map(sector).peekable();
+        let mut numbers = grown.numbers().map(|number| entry(first, number)).peekable();
         while numbers.peek().is_some() {
             let part: Vec<u8> = numbers.by_ref().take(ENTRIES_AT_ONCE).flat_map(u32::to_be_bytes).collect();
             grown.file.write_all_at(FileOffset(at), &part)?;
@@ -179,7 +198,8 @@ impl DiskSink for DynamicSink {
         }
         drop(numbers);
         // To the end of its sector the table has no entries, and readers that look see none.
-        grown.file.write_all_at(FileOffset(at), &vec![0xff; usize::try_from(first - at).expect("below a sector")])?;
+        let rest = usize::try_from(at.next_multiple_of(SECTOR_BYTES) - at).expect("below a sector");
+        grown.file.write_all_at(FileOffset(at), &vec![0xff; rest])?;
         grown.file.write_all_at(FileOffset(grown.end), &self.footer.encode())?;
         Ok(vec![grown.file.publish()?])
     }
@@ -247,6 +267,14 @@ mod tests {
         check(65_535 * 16 * 63, (16_191, 16, 255));
         check(65_535 * 16 * 255, (65_535, 16, 255));
         check(u64::MAX, (65_535, 16, 255));
+    }
+
+    #[test]
+    fn the_last_block_of_the_largest_disk_has_a_sector_of_32_bits() {
+        let blocks = u32::try_from(DISK_BYTES_MAX / BLOCK_BYTES).unwrap();
+        let first = first_block_at(blocks.into());
+        assert!(entry(first, Some(blocks - 1)) < UNUSED);
+        assert_eq!((entry(4096, Some(0)), entry(4096, Some(1))), (15, 15 + 8 + 4096));
     }
 
     #[test]
