@@ -126,7 +126,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand restore" -l cache-dir -d '
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c abbild -n "__fish_abbild_using_subcommand restore" -l in-place -d 'Bring an existing raw image or device of the same size up to date: only what differs is written'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l in-place -d 'Bring an existing raw image of the same size, or a device, up to date: only what differs is written'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l overwrite -d 'Replace files that exist, or write onto a block device'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l json -d 'Print the result as JSON on stdout'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'

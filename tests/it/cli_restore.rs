@@ -71,6 +71,57 @@ fn each_format_holds_the_same_disk() {
     }
 }
 
+/// A loop device over a file; it goes with the value.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn over(file: &std::path::Path) -> LoopDevice {
+        let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let output = output.expect("this story needs losetup");
+        assert!(output.status.success(), "this story needs root and loop devices: {output:?}");
+        LoopDevice(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_takes_a_disk_and_is_brought_up_to_date() {
+    const DISK: usize = 100 << 20;
+    let stage = Stage::new();
+    stage.backup("base");
+    stage.backup("current");
+    // Larger than the disk, and full of something else: what lies beyond must stay.
+    let file = stage.path("device.img");
+    std::fs::write(&file, vec![0xa5; DISK + (1 << 20)]).unwrap();
+    let device = LoopDevice::over(&file);
+    let to_device = ["restore", "web1", "--disk", "0", "--to", &device.0];
+    stage.run(&to_device).ended(1).said("--overwrite");
+    stage.run(&[&to_device[..], &["--overwrite"]].concat()).ok();
+    let content = || {
+        let bytes = std::fs::read(&device.0).unwrap();
+        assert!(bytes[DISK..].iter().all(|byte| *byte == 0xa5), "what lies beyond the disk is not touched");
+        std::fs::write(stage.path("seen.raw"), &bytes[..DISK]).unwrap();
+        sum(&stage.path("seen.raw"))
+    };
+    assert_eq!(content(), expected_sum("current"));
+    let list = stage.run(&["list", "--json"]).ok().json();
+    let base = text(&list["backups"][0], "backup").to_owned();
+    let run = stage.run(&["restore", &base, "--disk", "0", "--to", &device.0, "--in-place", "--json"]).ok();
+    assert!(run.json()["written"].as_u64() < Some(8 << 20), "{run:?}");
+    assert_eq!(content(), expected_sum("base"));
+    // And back: a device is a source as well.
+    stage.run(&["backup", &device.0]).ok();
+    let name = device.0.rsplit('/').next().unwrap();
+    stage.run(&["restore", name, "--disk", "0", "--to", "again.raw"]).ok();
+    let again = std::fs::read(stage.path("again.raw")).unwrap();
+    assert!(again == std::fs::read(&device.0).unwrap(), "the device comes back whole");
+}
+
 #[test]
 fn in_place_writes_only_what_differs() {
     let stage = Stage::new();

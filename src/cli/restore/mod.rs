@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Format of restored disks [default: by the ending of the file; vmdk for VMware machines, else raw]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Bring an existing raw image or device of the same size up to date: only what differs is written
+    /// Bring an existing raw image of the same size, or a device, up to date: only what differs is written
     #[arg(long)]
     in_place: bool,
     /// Replace files that exist, or write onto a block device

@@ -7,6 +7,7 @@ mod copy;
 mod machine;
 mod verify;
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,7 +75,7 @@ pub enum DiskTarget {
     },
     /// A block device, or an existing file, that is large enough; all of the disk's range is written.
     Device(PathBuf),
-    /// An existing raw image or device of the same size; only what differs is written.
+    /// An existing raw image of the same size, or a device that is large enough; only what differs is written.
     InPlace(PathBuf),
 }
 
@@ -153,6 +154,8 @@ pub fn restore_disk(
             OpenTarget::New(Box::new(create_plain(path, size, *overwrite)?))
         }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
+        // A device is rarely of just the disk's size; what it has beyond stays as it is.
+        DiskTarget::InPlace(path) if is_block_device(path) => OpenTarget::InPlace(open_device(path, size)?),
         DiskTarget::InPlace(path) => OpenTarget::InPlace(open_in_place(path, size)?),
     };
     let copied = copy::copy(&disk, &record.slot, &open, control)?;
@@ -176,6 +179,10 @@ pub fn restore_disk(
         warnings,
         files,
     })
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 impl DiskTarget {
