@@ -128,7 +128,16 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Arc<Repository>> {
 /// Opens the repository that was named; the default one is made if it is not there yet.
 pub fn open_or_create_default(context: &Context<'_>) -> anyhow::Result<Arc<Repository>> {
     let place = Place::of(context)?;
-    if place.default_key.is_some() && !place.exists() { place.create(context, "") } else { Ok(place.open(context)?.0) }
+    if let Some(key) = place.default_key.as_ref().filter(|_| !place.exists()) {
+        if !key.exists() {
+            return place.create(context, "");
+        }
+        // Where there is a key there was a repository: making another would hide that a disk is not mounted.
+        let message =
+            format!("the key file {} is there, but not its repository; is a disk not mounted?", key.display());
+        return Err(anyhow::Error::new(RepoError::NoRepository { place: place.shown() }).context(message));
+    }
+    Ok(place.open(context)?.0)
 }
 
 /// Where the index cache of a repository goes.

@@ -30,6 +30,19 @@ fn every_level_comes_back_byte_for_byte() {
 }
 
 #[test]
+fn a_default_repository_that_is_gone_is_not_made_anew() {
+    let stage = Stage::new();
+    stage.backup("base");
+    let repository = stage.path("data/abbild/repository");
+    assert!(repository.join("config").exists(), "the stage's default repository is where this story thinks");
+    std::fs::rename(&repository, stage.path("unmounted")).unwrap();
+    stage.run(&["backup", "web1"]).ended(10).said("is a disk not mounted?");
+    assert!(!repository.exists(), "nothing was made in its place");
+    std::fs::rename(stage.path("unmounted"), &repository).unwrap();
+    stage.run(&["backup", "web1"]).ok();
+}
+
+#[test]
 fn the_first_backup_makes_the_default_repository_and_says_what_to_keep() {
     let stage = Stage::new();
     let run = stage.run(&["backup", "web1"]).ok();
