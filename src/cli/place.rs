@@ -14,7 +14,7 @@ use super::secret::SecretSource;
 use crate::repo::index::{IndexPlace, Opened};
 use crate::repo::keys::{KdfCost, Secret};
 use crate::repo::store::{DirectoryStore, ObjectStore, fs::RealFs};
-use crate::repo::{RepoError, Repository, config};
+use crate::repo::{RepoError, Repository, config, text};
 
 /// Wrong passphrases a person may type.
 const TRIES: usize = 3;
@@ -42,7 +42,8 @@ impl Place {
 
     /// Whether there is a repository.
     pub fn exists(&self) -> bool {
-        self.folder.join(config::object_name().as_str()).exists()
+        let name = config::object_name();
+        [text::copy_of(&name), name].iter().any(|name| self.folder.join(name.as_str()).exists())
     }
 
     /// Its folder, for messages.

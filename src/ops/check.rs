@@ -80,10 +80,9 @@ fn fault(report: &mut CheckReport, what: impl ToString, error: &RepoError) {
 
 fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
     let store = repository.store();
-    for slot in crate::repo::keys::list(store)? {
-        if let Err(error) = slot.info {
-            fault(report, slot.name, &error);
-        }
+    let plain = crate::repo::config::Config::faults(store).into_iter().chain(crate::repo::keys::faults(store)?);
+    for (name, error) in plain {
+        fault(report, name, &error);
     }
     let (sessions, generations) = session::names(store)?;
     for name in &sessions {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::RepoError;
 use super::ids::RepoId;
-use super::store::{ObjectName, ObjectStore};
+use super::store::{ObjectName, ObjectStore, StoreError};
 use super::text;
 use crate::chunker::{ChunkSizes, SEGMENT_BYTES};
 
@@ -54,14 +54,18 @@ impl Config {
     /// # Errors
     /// [`RepoError::NoRepository`] if there is none, [`RepoError::Damaged`], [`RepoError::Unsupported`].
     pub fn load(store: &dyn ObjectStore) -> Result<(Config, [u8; 32]), RepoError> {
-        use super::store::StoreError;
         let name = object_name();
-        let bytes = match store.read(&name, text::TEXT_BYTES_MAX) {
-            Err(StoreError::NotFound { .. }) => return Err(RepoError::NoRepository { place: store.place() }),
-            other => other?,
-        };
-        let config = Config::decode(name.as_str(), &bytes)?;
-        Ok((config, *blake3::hash(&bytes).as_bytes()))
+        let decode = |bytes: &[u8]| Ok((Config::decode(name.as_str(), bytes)?, *blake3::hash(bytes).as_bytes()));
+        text::get(store, &name, decode).map_err(|error| match error {
+            RepoError::Store(StoreError::NotFound { .. }) => RepoError::NoRepository { place: store.place() },
+            other => other,
+        })
+    }
+
+    /// What is wrong with it, and with its copy.
+    pub fn faults(store: &dyn ObjectStore) -> Vec<(ObjectName, RepoError)> {
+        let name = object_name();
+        text::faults(store, &name, |bytes| Config::decode(name.as_str(), bytes))
     }
 
     fn decode(object: &str, bytes: &[u8]) -> Result<Config, RepoError> {

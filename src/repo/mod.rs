@@ -118,7 +118,7 @@ impl Repository {
         let keys = Keys::derive(&master, config.repository);
         let slot = keys::add(store.as_ref(), &config_hash, &master, secret, label, cost)?;
         session::take_generation(store.as_ref(), &keys, 1, &host_name())?;
-        store.put_exclusive(&config::object_name(), &bytes)?;
+        text::put(store.as_ref(), &config::object_name(), &bytes)?;
         let (index, opened) = Index::open(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, master, slot, index, opened))
     }
@@ -333,7 +333,7 @@ fn refuse_unless_empty(store: &dyn ObjectStore) -> Result<(), RepoError> {
     let mut unfinished = Vec::new();
     let mut found = None;
     store.list("", &mut |object| {
-        if ["keys/", "generations/"].iter().any(|folder| object.name.as_str().starts_with(folder)) {
+        if ["keys/", "copies/keys/", "generations/"].iter().any(|folder| object.name.as_str().starts_with(folder)) {
             unfinished.push(object.name);
             return ControlFlow::Continue(());
         }

@@ -5,10 +5,66 @@
 
 use super::error::RepoError;
 use super::ids::to_hex;
+use super::store::{ObjectName, ObjectStore, StoreError};
 
 /// Largest plain object we read.
 pub const TEXT_BYTES_MAX: u64 = 64 << 10;
 const CHECKSUM_PREFIX: &str = "blake3 ";
+
+/// Folder of the copies.
+pub const COPIES: &str = "copies";
+
+/// The name of an object's copy.
+pub fn copy_of(name: &ObjectName) -> ObjectName {
+    ObjectName::new(&format!("{COPIES}/{name}")).expect("a good name below a folder is one")
+}
+
+/// Stores a plain object twice: without these few bytes nobody can open the repository, so one rotten sector must not be
+/// enough. The copy comes first: what has its own name is whole.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn put(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) -> Result<(), RepoError> {
+    store.put_exclusive(&copy_of(name), bytes)?;
+    Ok(store.put_exclusive(name, bytes)?)
+}
+
+/// Reads a plain object with `decode`, or its copy where it is missing or damaged; then the first error is the one that
+/// is reported.
+///
+/// # Errors
+/// What `decode` or the store said of the object itself.
+pub fn get<T>(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    decode: impl Fn(&[u8]) -> Result<T, RepoError>,
+) -> Result<T, RepoError> {
+    get_one(store, name, &decode).or_else(|error| match error {
+        RepoError::Damaged { .. } | RepoError::Store(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => {
+            get_one(store, &copy_of(name), &decode).map_err(|_| error)
+        }
+        other => Err(other),
+    })
+}
+
+/// What is wrong with a plain object, and with its copy.
+pub fn faults<T>(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    decode: impl Fn(&[u8]) -> Result<T, RepoError>,
+) -> Vec<(ObjectName, RepoError)> {
+    let both = [name.clone(), copy_of(name)];
+    let faulty = both.into_iter().filter_map(|name| get_one(store, &name, &decode).err().map(|error| (name, error)));
+    faulty.collect()
+}
+
+fn get_one<T>(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    decode: &impl Fn(&[u8]) -> Result<T, RepoError>,
+) -> Result<T, RepoError> {
+    decode(&store.read(name, TEXT_BYTES_MAX)?)
+}
 
 /// Appends the checksum line to `lines`.
 pub fn encode(lines: &[&str]) -> Vec<u8> {

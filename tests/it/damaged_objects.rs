@@ -117,7 +117,7 @@ fn every_flipped_byte_in_every_kind_of_object_is_noticed() {
         originals.len(),
         counts.len()
     );
-    assert_eq!(counts.len(), 7, "config, keys, packs, index, manifests, sessions, generations");
+    assert_eq!(counts.len(), 8, "config, keys, copies of both, packs, index, manifests, sessions, generations");
 }
 
 #[test]
@@ -201,4 +201,26 @@ fn a_cache_that_lies_is_found_out_by_check_and_does_no_harm() {
         committed.manifest.warnings
     );
     assert_eq!(content_of(&open_on(&fs).unwrap(), committed.manifest.backup).unwrap(), content);
+}
+
+#[test]
+fn config_and_slots_open_from_their_copies() {
+    let (fs, content) = world();
+    let originals = objects(store_on(&fs).unwrap().as_ref());
+    for folder in ["config", "keys/"] {
+        let name = originals.keys().find(|name| name.as_str().starts_with(folder)).unwrap();
+        for damage in [None, Some(b"rot".as_slice())] {
+            let damaged = fs.snapshot();
+            let store = store_on(&damaged).unwrap();
+            store.remove(name).unwrap();
+            if let Some(bytes) = damage {
+                store.put(name, bytes).unwrap();
+            }
+            let repository = open_on(&damaged).unwrap_or_else(|error| panic!("{name} {damage:?}: {error}"));
+            let id = repository.backup_ids().unwrap()[0];
+            assert_eq!(content_of(&repository, id).unwrap(), content);
+            let faults = full_check(&repository).unwrap().faults;
+            assert!(faults.iter().any(|fault| fault.what == name.as_str()), "{name}: {faults:?}");
+        }
+    }
 }

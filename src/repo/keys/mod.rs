@@ -11,6 +11,7 @@
 pub mod file;
 mod slot;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 pub use file::KeyFile;
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 use super::error::RepoError;
 use super::ids::{ObjectId, random};
 use super::seal::MasterSecret;
-use super::store::{ObjectName, ObjectStore};
+use super::store::{ObjectName, ObjectStore, StoreError};
 use super::text;
 use slot::Slot;
 
@@ -95,7 +96,7 @@ pub fn add(
         return Err(RepoError::Slot { slot: id.to_string(), reason });
     }
     let slot = Slot::seal(id, secret, label, cost, master, config_hash);
-    store.put_exclusive(&object_name(id), &slot.encode())?;
+    text::put(store, &object_name(id), &slot.encode())?;
     Ok(id)
 }
 
@@ -112,7 +113,23 @@ pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
     if names.len() == 1 {
         return refuse("it is the last one: without it nobody can open the repository");
     }
-    Ok(store.remove(&object_name(id))?)
+    // The copy first: it would bring the slot back.
+    for name in [text::copy_of(&object_name(id)), object_name(id)] {
+        match store.remove(&name) {
+            Err(StoreError::NotFound { .. }) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the slots, and with their copies.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn faults(store: &dyn ObjectStore) -> Result<Vec<(ObjectName, RepoError)>, RepoError> {
+    let names = names(store)?;
+    Ok(names.iter().flat_map(|name| text::faults(store, name, |bytes| Slot::decode(name, bytes))).collect())
 }
 
 /// A slot as the store has it.
@@ -140,13 +157,18 @@ pub fn object_name(id: ObjectId) -> ObjectName {
     ObjectName::new(&format!("{FOLDER}/{id}")).expect("hex digits make a good name")
 }
 
+/// The names of all slots, be it that only their copy is left.
 fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
-    let mut names = Vec::new();
-    // One more than allowed is looked at, so that a stuffed folder is an error and not a long wait.
-    store.list(FOLDER, &mut |object| {
-        names.push(object.name);
-        if names.len() > SLOTS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    let mut names = BTreeSet::new();
+    let copies = format!("{}/{FOLDER}", text::COPIES);
+    for folder in [FOLDER, copies.as_str()] {
+        // One more than allowed is looked at, so that a stuffed folder is an error and not a long wait.
+        store.list(folder, &mut |object| {
+            let own = object.name.as_str().strip_prefix(&format!("{}/", text::COPIES)).map(ObjectName::new);
+            names.insert(own.and_then(Result::ok).unwrap_or(object.name));
+            if names.len() > SLOTS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+    }
     if names.len() > SLOTS_MAX {
         return Err(RepoError::Damaged {
             object: FOLDER.to_owned(),
@@ -156,10 +178,9 @@ fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
             found: "more".to_owned(),
         });
     }
-    names.sort();
-    Ok(names)
+    Ok(names.into_iter().collect())
 }
 
 fn load(store: &dyn ObjectStore, name: &ObjectName) -> Result<Slot, RepoError> {
-    Slot::decode(name, &store.read(name, text::TEXT_BYTES_MAX)?)
+    text::get(store, name, |bytes| Slot::decode(name, bytes))
 }
