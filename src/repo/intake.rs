@@ -25,7 +25,7 @@ use super::session::{self, Session};
 use super::{Repository, listed_packs, object};
 use crate::chunker::{Chunker, Piece};
 
-/// Blobs waiting for a pack writer: each holds at most 1 MiB, 4 MiB in the usual case.
+/// Blobs waiting for a pack writer: some 256 KiB each before compression, 1.25 MiB at most.
 const BLOBS_IN_FLIGHT: usize = 16;
 /// Pack writers for data: while one waits for the disk to have a pack durably, the other fills the next.
 const DATA_WRITERS: usize = 2;
@@ -50,7 +50,6 @@ pub struct Counters {
 /// A backup being taken in.
 pub struct Intake<'r> {
     repository: &'r Repository,
-    session: Session,
     chunker: Chunker,
     /// Packs that were found damaged inside: what they hold counts as not stored.
     rotten: HashSet<PackId>,
@@ -112,8 +111,7 @@ pub fn run<E: From<RepoError>>(
         scope.spawn(move || write_packs(repository, state, Kind::MapPack, &map_rx));
         drop(data_rx); // the writers own the last receivers: when they stop, senders notice
         let chunker = repository.chunker();
-        let session = session.clone();
-        let intake = Intake { repository, session, chunker, rotten, data: data_tx, map: map_tx, state };
+        let intake = Intake { repository, chunker, rotten, data: data_tx, map: map_tx, state };
         body(&intake)
         // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
     });
@@ -237,10 +235,10 @@ fn try_write_packs(
 fn settle(repository: &Repository, state: &State, pack: FinishedPack) -> Result<(), RepoError> {
     state.counters.stored.fetch_add(pack.len, Ordering::Relaxed);
     state.counters.packs.fetch_add(1, Ordering::Relaxed);
-    repository.add_to_index(std::slice::from_ref(&pack))?;
-    let directory = super::pack::Directory::decode(&pack.directory, pack.len).expect("we have just written it");
-    for (id, _) in directory.chunks() {
-        lock(state.shard(*id)).remove(id);
+    for directory in repository.add_to_index(std::slice::from_ref(&pack))? {
+        for (id, _) in directory.chunks() {
+            lock(state.shard(*id)).remove(id);
+        }
     }
     lock(&state.added).push((pack.id, pack.len));
     lock(&state.unpublished).push(pack);
@@ -274,11 +272,6 @@ impl<'r> Intake<'r> {
     /// A fresh id for the backup.
     pub fn backup_id(&self) -> BackupId {
         BackupId(super::ids::random())
-    }
-
-    /// The session it is written in.
-    pub fn session(&self) -> &Session {
-        &self.session
     }
 }
 

@@ -44,7 +44,7 @@ use keys::{KdfCost, Secret};
 use manifest::Manifest;
 use pack::reader::OpenPack;
 use pack::{ChunkPlace, directory};
-use seal::{ChunkKind, Keys, Kind, MasterSecret};
+use seal::{Keys, Kind, MasterSecret};
 use store::ObjectStore;
 
 use crate::chunker::Chunker;
@@ -359,15 +359,6 @@ fn refuse_unless_empty(store: &dyn ObjectStore) -> Result<(), RepoError> {
 /// This host's name, for sessions and manifests.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// The data or map chunk kind that a pack of this kind holds; `None` for objects that are no packs.
-pub fn chunk_kind_of(kind: Kind) -> Option<ChunkKind> {
-    match kind {
-        Kind::DataPack => Some(ChunkKind::Data),
-        Kind::MapPack => Some(ChunkKind::Map),
-        _ => None,
-    }
 }
 
 /// Ids and lengths of the packs that the store lists.

@@ -76,16 +76,6 @@ pub enum ChunkKind {
     Map,
 }
 
-impl ChunkKind {
-    /// The kind of pack such chunks are stored in.
-    pub fn pack_kind(self) -> Kind {
-        match self {
-            ChunkKind::Data => Kind::DataPack,
-            ChunkKind::Map => Kind::MapPack,
-        }
-    }
-}
-
 impl Keys {
     /// Derives every key of the repository.
     pub fn derive(master: &MasterSecret, repository: RepoId) -> Keys {

@@ -204,14 +204,15 @@ impl Repository {
         Ok(bytes.len() as u64)
     }
 
-    /// Adds durable packs to the index.
+    /// Adds durable packs to the index; gives their decoded directories back.
     ///
     /// # Errors
     /// [`RepoError::Index`], [`RepoError::Damaged`] for a directory that does not add up.
-    pub(super) fn add_to_index(&self, packs: &[FinishedPack]) -> Result<(), RepoError> {
+    pub(super) fn add_to_index(&self, packs: &[FinishedPack]) -> Result<Vec<Directory>, RepoError> {
         let directories = packs.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
         let pairs: Vec<_> = packs.iter().zip(&directories).collect();
-        self.index.add(&pairs)
+        self.index.add(&pairs)?;
+        Ok(directories)
     }
 }
 

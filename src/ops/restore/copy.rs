@@ -42,10 +42,18 @@ impl Copied {
         self.unchanged.load(Ordering::Relaxed)
     }
 
+    /// Notes what `segment` must read back as.
+    fn note(&self, segment: u64, bytes: &[u8]) {
+        self.place(segment).store(digest(bytes), Ordering::Relaxed);
+    }
+
+    fn place(&self, segment: u64) -> &AtomicU64 {
+        &self.digests[usize::try_from(segment).expect("a segment of this disk")]
+    }
+
     /// The digest that `segment` must have; `None` if it must be zeros.
     pub fn digest(&self, segment: u64) -> Option<u64> {
-        let digest = &self.digests[usize::try_from(segment).expect("a segment of this disk")];
-        Some(digest.load(Ordering::Relaxed)).filter(|digest| *digest != 0)
+        Some(self.place(segment).load(Ordering::Relaxed)).filter(|digest| *digest != 0)
     }
 }
 
@@ -151,8 +159,7 @@ impl Job<'_> {
             return Ok(None);
         }
         self.disk.read_segment(segment, 0, buffer)?;
-        let place = &self.copied.digests[usize::try_from(segment).expect("a segment of this disk")];
-        place.store(digest(buffer), Ordering::Relaxed);
+        self.copied.note(segment, buffer);
         Ok(Some(buffer))
     }
 
@@ -178,8 +185,7 @@ impl Job<'_> {
         let at = self.disk.shape().segment_at(segment);
         if self.disk.holds(segment, present)? {
             if self.disk.list_id(segment)? != ChunkId::ZERO {
-                let place = &self.copied.digests[usize::try_from(segment).expect("a segment of this disk")];
-                place.store(digest(present), Ordering::Relaxed);
+                self.copied.note(segment, present);
             }
             self.copied.unchanged.fetch_add(len, Ordering::Relaxed);
             return Ok(());
