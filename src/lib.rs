@@ -8,7 +8,7 @@
 //! - `cli`: one file a verb; alone knows clap and anyhow; alone prints
 //! - [`ops`]: backup, restore, check as library calls with typed events; the only room that joins the others
 //! - [`formats`] image file ⇄ `Disk` · [`machine`] definition files → machine · [`capture`] frozen views ·
-//!   [`repo`] chunks, packs, index, manifests
+//!   [`guest`] what is inside a disk · [`repo`] chunks, packs, index, manifests
 //! - [`disk`] the seam · [`chunker`] segment → chunks
 //! - [`units`] positions and lengths as types
 //!
@@ -19,6 +19,7 @@ pub mod chunker;
 pub mod cli;
 pub mod disk;
 pub mod formats;
+pub mod guest;
 pub mod machine;
 pub mod ops;
 pub mod repo;

@@ -90,7 +90,11 @@ pub(super) fn folder(folder: &Path, entries: &[Entry]) -> Result<Option<Machine>
 }
 
 fn without_definition(name: String, folder: &Path, kind: MachineKind, images: Vec<PathBuf>) -> Machine {
-    let disks = (0..).zip(images).map(|(index, image): (usize, _)| MachineDisk { slot: format!("disk{index}"), image });
+    let disks = (0..).zip(images).map(|(index, image): (usize, _)| MachineDisk {
+        slot: format!("disk{index}"),
+        image,
+        raw: false,
+    });
     Machine {
         identity: MachineIdentity::Name(name.clone()),
         name,

@@ -55,6 +55,8 @@ pub struct ChosenDisk {
     pub slot: String,
     /// What to open.
     pub level: LevelOfDisk,
+    /// Whether the definition says that this image is raw, whatever its first bytes look like.
+    pub raw: bool,
     /// Whether a snapshot lies above it, so that even a running machine does not write to it. For a
     /// [`LevelOfDisk::BottomOfChain`] this is `false`: only the open chain can tell.
     pub frozen: bool,
@@ -86,7 +88,12 @@ impl LevelOfDisk {
 pub fn choose(machine: &Machine, choice: &SnapshotChoice) -> Result<ChosenLevel, MachineError> {
     let whole = |level: fn(PathBuf) -> LevelOfDisk| {
         let disks = machine.disks.iter();
-        let disks = disks.map(|d| ChosenDisk { slot: d.slot.clone(), level: level(d.image.clone()), frozen: false });
+        let disks = disks.map(|d| ChosenDisk {
+            slot: d.slot.clone(),
+            level: level(d.image.clone()),
+            raw: d.raw,
+            frozen: false,
+        });
         Ok(ChosenLevel { snapshot: None, disks: disks.collect(), warnings: Vec::new() })
     };
     match choice {
@@ -137,6 +144,7 @@ fn at_snapshot(machine: &Machine, snapshot: &MachineSnapshot) -> Result<ChosenLe
     let disks = snapshot.frozen.iter().map(|(slot, image)| ChosenDisk {
         slot: slot.clone(),
         level: LevelOfDisk::Image(image.clone()),
+        raw: false,
         // A list that was not brought up to date can name a file that the machine writes to.
         frozen: !machine.disks.iter().any(|disk| disk.image == *image),
     });
@@ -152,7 +160,7 @@ mod tests {
     type Frozen<'t> = &'t [(&'t str, &'t str)];
 
     fn machine(snapshots: &[(u64, &str, Frozen<'_>)]) -> Machine {
-        let disk = |slot: &str, image: &str| MachineDisk { slot: slot.to_owned(), image: image.into() };
+        let disk = |slot: &str, image: &str| MachineDisk { slot: slot.to_owned(), image: image.into(), raw: false };
         Machine {
             name: "web1".to_owned(),
             identity: MachineIdentity::Name("web1".to_owned()),

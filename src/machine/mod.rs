@@ -6,6 +6,7 @@
 mod dictionary;
 mod error;
 mod folder;
+pub mod hardware;
 mod images;
 pub mod level;
 pub mod rewrite;
@@ -66,6 +67,16 @@ pub enum MachineKind {
     BlockDevice,
     /// A folder of images without a definition.
     ImageFolder,
+    /// A libvirt domain XML; its images may lie anywhere on the host.
+    Libvirt,
+    /// A VirtualBox `.vbox` and its folder.
+    VirtualBox,
+    /// An `.ovf` and its files, or an `.ova`.
+    Ovf,
+    /// A Proxmox VE `qemu-server/*.conf`; its images may lie anywhere on the host.
+    Proxmox,
+    /// A Hyper-V export or machine folder.
+    HyperV,
 }
 
 /// One disk of a machine.
@@ -75,6 +86,8 @@ pub struct MachineDisk {
     pub slot: String,
     /// The image that holds its current state (the newest redo log, if there are any).
     pub image: PathBuf,
+    /// The definition says that the image is raw: its first bytes, which the guest can write, must not decide otherwise.
+    pub raw: bool,
 }
 
 /// One snapshot of a machine: the hypervisor's, with the files it froze.

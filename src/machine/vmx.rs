@@ -67,7 +67,7 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
         match attached(vmx, &prefix, folder)? {
             Attached::Disk { image, remark } => {
                 warnings.extend(remark.map(|remark| format!("{slot}: {remark}")));
-                disks.push(MachineDisk { slot, image });
+                disks.push(MachineDisk { slot, image, raw: false });
             }
             Attached::Skipped(reason) => warnings.push(format!("{slot}: skipped: {reason}")),
             Attached::NoDisk(what) => notes.push(format!("{slot}: skipped: {what}")),

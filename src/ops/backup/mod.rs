@@ -184,5 +184,10 @@ fn kind_text(kind: MachineKind) -> &'static str {
         MachineKind::Image => "image",
         MachineKind::BlockDevice => "block_device",
         MachineKind::ImageFolder => "image_folder",
+        MachineKind::Libvirt => "libvirt",
+        MachineKind::VirtualBox => "virtual_box",
+        MachineKind::Ovf => "ovf",
+        MachineKind::Proxmox => "proxmox",
+        MachineKind::HyperV => "hyper_v",
     }
 }

@@ -45,7 +45,7 @@ impl Source {
         for disk in &chosen.disks {
             let path = disk.level.image();
             let policy = policy(machine, path, &options.allowed_folders)?;
-            let as_raw = options.as_raw && machine.kind != MachineKind::Vmware;
+            let as_raw = disk.raw || (options.as_raw && machine.kind != MachineKind::Vmware);
             let image = if as_raw { formats::open_raw(path, &policy)? } else { formats::open(path, &policy)? };
             opened.push(OpenedDisk { slot: disk.slot.clone(), image });
         }
@@ -73,7 +73,13 @@ impl Source {
 fn policy(machine: &Machine, image: &Path, allowed: &[PathBuf]) -> Result<OpenPolicy, OpsError> {
     let policy = match machine.kind {
         MachineKind::Image | MachineKind::BlockDevice => OpenPolicy::named_by_user(image)?,
-        MachineKind::Vmware | MachineKind::ImageFolder => OpenPolicy::within(&machine.folder)?,
+        // Definitions of the host's own hypervisor name images by absolute paths, wherever its storage is.
+        MachineKind::Libvirt | MachineKind::Proxmox => OpenPolicy::named_by_user(image)?,
+        MachineKind::Vmware
+        | MachineKind::ImageFolder
+        | MachineKind::VirtualBox
+        | MachineKind::Ovf
+        | MachineKind::HyperV => OpenPolicy::within(&machine.folder)?,
     };
     Ok(allowed.iter().try_fold(policy, |policy, folder| policy.allow(folder))?)
 }

@@ -1,0 +1,12 @@
+//! What is inside a guest's disk: partitions and volumes, each again a [`Disk`](crate::disk::Disk), and the filesystems
+//! on them as read-only [`tree`]s.
+//!
+//! In here: on-disk layouts, one folder a filesystem, nom → checked → tree; everything read is untrusted input. Nothing is
+//! ever written: a dirty journal is replayed in memory, or the tree says what it may lack.
+//! Not in here: image formats, the repository, mounting, who wants the files.
+
+pub mod error;
+pub mod tree;
+pub mod window;
+
+pub use error::GuestError;
