@@ -48,6 +48,11 @@ find_missing() {
         commands+=("python3 -m venv")
         packages+=(python3-venv)
     fi
+    # A second judge of images; its modules belong to Debian's own Python.
+    if ! /usr/bin/python3 -c 'import pyqcow, pyvhdi, pyvmdk' 2>/dev/null; then
+        commands+=("pyqcow, pyvhdi, pyvmdk for /usr/bin/python3")
+        packages+=(python3 python3-libqcow python3-libvhdi python3-libvmdk)
+    fi
 }
 
 command -v cargo >/dev/null || fail "cargo is missing; install Rust from https://rustup.rs"
