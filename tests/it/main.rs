@@ -16,6 +16,7 @@ mod formats_built;
 mod formats_conformance;
 mod formats_gallery;
 mod formats_hostile;
+mod formats_hostile_maps;
 mod formats_hostile_names;
 mod formats_inspect;
 mod formats_links;
