@@ -26,6 +26,7 @@ mod formats_writers;
 mod formats_writers_qcow2;
 mod generated_files;
 mod guest_detect;
+mod guest_inspect;
 mod guest_lvm;
 mod guest_partitions;
 mod guest_volumes;
