@@ -5,8 +5,12 @@
 //! ever written: a dirty journal is replayed in memory, or the tree says what it may lack.
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
+pub mod detect;
 pub mod error;
+pub mod lvm;
+pub mod partitions;
 pub mod tree;
+pub mod volumes;
 pub mod window;
 
 pub use error::GuestError;
