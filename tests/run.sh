@@ -40,6 +40,9 @@ find_missing() {
     need cc gcc libc6-dev
     need python3 python3 python3-venv
     need mkfs.ext4 e2fsprogs
+    need debugfs e2fsprogs
+    need losetup mount
+    need blkid util-linux
     need tar tar
     need gzip gzip
     need shellcheck shellcheck

@@ -6,6 +6,7 @@
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
 pub mod error;
+pub mod ext;
 pub mod tree;
 pub mod window;
 
