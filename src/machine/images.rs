@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::error::MachineError;
 use super::folder::{Entry, extension, lock_of};
-use super::vmx::printable;
-use super::{Machine, MachineDisk, MachineIdentity, MachineKind};
+use super::names::printable;
+use super::{Machine, MachineDisk, MachineKind};
 
 /// Extensions of disk images. A file of one that we cannot read yet is still taken: `formats` will name it, and nothing
 /// is left out in silence.
@@ -95,18 +95,7 @@ fn without_definition(name: String, folder: &Path, kind: MachineKind, images: Ve
         image,
         raw: false,
     });
-    Machine {
-        identity: MachineIdentity::Name(name.clone()),
-        name,
-        folder: folder.to_path_buf(),
-        kind,
-        disks: disks.collect(),
-        definition_files: Vec::new(),
-        snapshots: Vec::new(),
-        running: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-    }
+    Machine { disks: disks.collect(), ..Machine::new(name, folder, kind) }
 }
 
 /// Whether a device is mounted, or part of a volume or array: the kernel then refuses it an exclusive reader. A hypervisor

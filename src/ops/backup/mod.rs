@@ -174,6 +174,7 @@ fn total(manifest: &Manifest, counters: &Counters, began: Instant) -> Statistics
 pub fn identity_text(identity: &MachineIdentity) -> String {
     match identity {
         MachineIdentity::BiosUuid(uuid) => format!("bios_uuid:{uuid}"),
+        MachineIdentity::Uuid(uuid) => format!("uuid:{uuid}"),
         MachineIdentity::Name(name) => format!("name:{name}"),
     }
 }
