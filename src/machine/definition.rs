@@ -11,7 +11,7 @@ use super::dictionary::Dictionary;
 use super::error::MachineError;
 use super::folder::{extension, read_bounded};
 use super::hardware::Hardware;
-use super::{Machine, libvirt, vmware, vmx, xml};
+use super::{Machine, libvirt, ovf, vmware, vmx, xml};
 
 /// A format of definitions. The order is the order of preference where one folder describes the same machine twice: a
 /// hypervisor's own file before one made for transport.
@@ -21,6 +21,8 @@ pub(super) enum DefinitionKind {
     Vmware,
     /// Domain XML.
     Libvirt,
+    /// `.ovf`, alone or in an `.ova`.
+    Ovf,
 }
 
 impl DefinitionKind {
@@ -28,6 +30,7 @@ impl DefinitionKind {
     pub(super) fn of(file: &Path, head: &[u8]) -> Option<DefinitionKind> {
         match extension(file).as_str() {
             "vmx" | "vmtx" => Some(DefinitionKind::Vmware),
+            "ovf" | "ova" => Some(DefinitionKind::Ovf),
             "xml" => match xml::first_name(head)?.as_str() {
                 name if libvirt::ROOTS.contains(&name) => Some(DefinitionKind::Libvirt),
                 _ => None,
@@ -50,6 +53,7 @@ impl DefinitionKind {
         match self {
             DefinitionKind::Vmware => vmware::read(file),
             DefinitionKind::Libvirt => libvirt::read(file, &read_bounded(file)?),
+            DefinitionKind::Ovf => ovf::read(file),
         }
     }
 }
@@ -63,6 +67,7 @@ pub fn hardware_of(file: &Path, bytes: &[u8]) -> Result<Hardware, MachineError> 
     match DefinitionKind::of(file, bytes) {
         Some(DefinitionKind::Vmware) => vmx::hardware::hardware(&Dictionary::parse(file, bytes)?),
         Some(DefinitionKind::Libvirt) => libvirt::hardware::hardware(file, bytes),
+        Some(DefinitionKind::Ovf) => ovf::hardware::hardware(file, bytes),
         None => Err(MachineError::Unsupported {
             path: file.to_path_buf(),
             feature: "a file of this kind as the description of hardware".to_owned(),

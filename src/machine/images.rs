@@ -24,7 +24,7 @@ const IMAGE_EXTENSIONS: [&str; 14] =
     ["vmdk", "img", "raw", "dd", "vhd", "vpc", "vhdx", "avhd", "avhdx", "vdi", "qcow2", "qcow", "qed", "hdd"];
 /// Files of a machine that are no images, and what to say about them.
 const NO_IMAGE_EXTENSIONS: [&str; 11] =
-    ["vmxf", "vmsd", "vmsn", "vmss", "vmem", "vswp", "nvram", "log", "ovf", "ova", "xml"];
+    ["vmxf", "vmsd", "vmsn", "vmss", "vmem", "vswp", "nvram", "log", "mf", "cert", "xml"];
 /// Most of a descriptor we look at: a split disk of 62 TiB has 32,000 lines of 50 bytes.
 const DESCRIPTOR_BYTES_MAX: u64 = 2 << 20;
 

@@ -12,10 +12,12 @@ mod images;
 pub mod level;
 mod libvirt;
 mod names;
+pub mod ovf;
 pub mod rewrite;
 mod vmsd;
 mod vmware;
 mod vmx;
+pub mod write;
 mod xml;
 
 use std::os::unix::fs::FileTypeExt;

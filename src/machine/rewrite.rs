@@ -9,7 +9,7 @@ pub fn vmx_with_disks(vmx: &[u8], disks: &[(String, String)]) -> Vec<u8> {
         match disks.iter().find(|(slot, _)| names_file_of(line, slot)) {
             Some((slot, file)) => {
                 let ending = if line.ends_with(b"\r\n") { "\r\n" } else { "\n" };
-                rewritten.extend_from_slice(format!("{slot}.fileName = \"{}\"{ending}", escaped(file)).as_bytes());
+                rewritten.extend_from_slice(format!("{slot}.fileName = \"{}\"{ending}", vmx_value(file)).as_bytes());
             }
             None => rewritten.extend_from_slice(line),
         }
@@ -28,8 +28,15 @@ fn names_file_of(line: &[u8], slot: &str) -> bool {
     key == format!("{slot}.filename").to_ascii_lowercase().as_bytes()
 }
 
+/// A UUID as VMware spells it: `56 4d 1f 3a 77 20 4c 01-9d 5e 0a 6b 2c 44 81 f0`.
+pub fn vmx_uuid(uuid: &str) -> String {
+    let digits: Vec<char> = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+    let bytes: Vec<String> = digits.chunks(2).map(|pair| pair.iter().collect()).collect();
+    bytes.chunks(8).map(|half| half.join(" ")).collect::<Vec<_>>().join("-")
+}
+
 /// A value with what the syntax needs escaped as `|` and two hex digits.
-fn escaped(value: &str) -> String {
+pub fn vmx_value(value: &str) -> String {
     value.chars().fold(String::new(), |mut text, c| {
         if matches!(c, '"' | '|') || c.is_ascii_control() {
             text.push_str(&format!("|{:02X}", u32::from(c)));
