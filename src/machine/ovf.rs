@@ -75,10 +75,10 @@ impl Archived {
             }
         };
         let text = self.content(descriptor)?;
-        let path = self.path.join(&descriptor.name);
+        let path = self.place(&descriptor.name);
         let root = xml::parse(&path, &text)?;
         let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let mut machine = machine(&Envelope::of(&path, &root)?, folder, |name| self.path.join(name))?;
+        let mut machine = machine(&Envelope::of(&path, &root)?, folder, |name| self.place(name))?;
         machine.definition_texts.push((bare(&descriptor.name), text));
         let names: Vec<&str> = self.plain().map(|member| member.name.as_str()).collect();
         let stem = Path::new(&descriptor.name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -98,9 +98,14 @@ impl Archived {
         self.members.iter().filter(|member| member.kind == MemberKind::File)
     }
 
+    /// Where a member lies; an absolute name must not lead out of the archive, as `join` would let it.
+    fn place(&self, name: &str) -> PathBuf {
+        self.path.join(name.trim_start_matches('/'))
+    }
+
     /// The whole content of a member that goes into memory.
     fn content(&self, member: &Member) -> Result<Vec<u8>, MachineError> {
-        let path = self.path.join(&member.name);
+        let path = self.place(&member.name);
         if member.len > FILE_BYTES_MAX {
             return Err(MachineError::TooMuch {
                 path,
@@ -167,6 +172,29 @@ fn machine(envelope: &Envelope<'_>, folder: &Path, place: impl Fn(&str) -> PathB
     }
     machine.notes.extend(system.drives().into_iter().map(|line| format!("{line}: skipped")));
     machine.with_disks(envelope.file)
+}
+
+/// Which file of the package a disk of the machine is.
+pub(super) struct DiskFile {
+    pub(super) slot: String,
+    /// The id of its file among the references.
+    pub(super) file_id: String,
+    /// Its id in the disk section, if it is named by that.
+    pub(super) disk_id: Option<String>,
+}
+
+/// The files of a descriptor's disks; `file` is for the errors.
+pub(super) fn disk_files(file: &Path, bytes: &[u8]) -> Result<Vec<DiskFile>, MachineError> {
+    let root = xml::parse(file, bytes)?;
+    let envelope = Envelope::of(file, &root)?;
+    let mut files = Vec::new();
+    for disk in envelope.system()?.disks()? {
+        if let Stored::File(file) = envelope.stored(&disk.resource)? {
+            let disk_id = disk.resource.strip_prefix("disk/").map(str::to_owned);
+            files.push(DiskFile { slot: disk.attached.slot, file_id: file.id.to_owned(), disk_id });
+        }
+    }
+    Ok(files)
 }
 
 /// References are URIs, and few writers know it: a name is taken as it stands, unless only its decoded form is there.

@@ -32,4 +32,5 @@ mod machine_vmware;
 mod power_loss;
 mod qemu;
 mod random_histories;
+mod restore_elsewhere;
 mod world;

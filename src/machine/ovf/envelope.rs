@@ -69,6 +69,9 @@ pub(super) enum Stored<'x> {
 
 /// A file of the package.
 pub(super) struct PackageFile<'x> {
+    /// Its id among the references.
+    pub(super) id: &'x str,
+    /// Its name, or what stands for it.
     pub(super) name: &'x str,
 }
 
@@ -156,7 +159,7 @@ impl<'x> Envelope<'x> {
                 format!("the file {}, which is compressed ({}): unpack it first", shown(name), printable(way));
             return Err(unsupported(feature));
         }
-        Ok(Stored::File(PackageFile { name }))
+        Ok(Stored::File(PackageFile { id: file.attribute("id").unwrap_or_default(), name }))
     }
 }
 

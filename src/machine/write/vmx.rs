@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::DiskFile;
 use crate::machine::hardware::{Bus, Firmware, Hardware, NetworkCard, ScsiModel};
-use crate::machine::rewrite::{vmx_uuid, vmx_value};
+use crate::machine::rewrite;
 
 const HARDWARE_VERSION: &str = "14";
 /// Kinds of network that Workstation and Fusion have themselves; every other name is that of a port group.
@@ -30,7 +30,7 @@ pub(super) fn text(hardware: &Hardware, files: &[DiskFile]) -> String {
         }
     }
     if let Some(uuid) = &hardware.uuid {
-        vmx.set("uuid.bios", &vmx_uuid(uuid));
+        vmx.set("uuid.bios", &rewrite::vmx::uuid(uuid));
         // Else the first start asks whether the machine was moved or copied, and nobody sees the question on a server.
         vmx.set("uuid.action", "keep");
     }
@@ -51,7 +51,7 @@ struct Lines(String);
 
 impl Lines {
     fn set(&mut self, key: &str, value: &str) {
-        self.0.push_str(&format!("{key} = \"{}\"\n", vmx_value(value)));
+        self.0.push_str(&format!("{key} = \"{}\"\n", rewrite::vmx::value(value)));
     }
 }
 
