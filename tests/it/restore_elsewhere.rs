@@ -64,6 +64,19 @@ fn a_vmware_machine_moves_to_libvirt() {
     // It is a machine: its backup has the same disk, and stores nothing new of it.
     let again = stage.run(&["backup", "kvm", "--json"]).ok().json();
     assert!(again["new"].as_u64() < Some(1 << 20), "{again}");
+    // As it came: a libvirt machine comes back as one, and the definition differs only in where the disk lies.
+    stage.run(&["restore", text(&again, "backup"), "--to", "moved", "--new-identity"]).ok();
+    let moved = read(&stage.path("moved/web1.xml"));
+    let differing: Vec<&str> = xml.lines().zip(moved.lines()).filter(|(a, b)| a != b).map(|(_, b)| b.trim()).collect();
+    assert_eq!(xml.lines().count(), moved.lines().count(), "{moved}");
+    assert!(
+        differing
+            .iter()
+            .all(|line| ["<uuid", "<driver", "<source file", "<mac"].iter().any(|tag| line.starts_with(tag))
+                || line.starts_with("<disk")),
+        "{differing:?}"
+    );
+    assert!(moved.contains("/moved/web1.qcow2\"/>"), "{moved}");
     // And back, from libvirt to VMware: the same hardware, other places.
     stage.run(&["restore", text(&again, "backup"), "--to", "back", "--as", "vmx", "--json"]).ended(3);
     let back = read(&stage.path("back/web1.vmx"));

@@ -134,3 +134,103 @@ fn not_modelled(system: &System<'_>) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::hardware::{AttachedDisk, Bus, ScsiModel};
+
+    fn read(text: &str) -> Result<Hardware, String> {
+        hardware(Path::new("x.ovf"), text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn item(id: u32, kind: u32, more: &str) -> String {
+        format!(
+            "<Item><rasd:InstanceID>{id}</rasd:InstanceID><rasd:ResourceType>{kind}</rasd:ResourceType>{more}</Item>"
+        )
+    }
+
+    /// A package as VirtualBox exports it: prefixes as they come, SATA by name, memory in words.
+    #[test]
+    fn a_package_of_virtualbox() {
+        let items = [
+            item(1, 3, "<rasd:VirtualQuantity>2</rasd:VirtualQuantity>"),
+            item(2, 4, "<rasd:AllocationUnits>MegaByte</rasd:AllocationUnits>"),
+            item(3, 5, "<rasd:Address>0</rasd:Address>"),
+            item(4, 5, "<rasd:Address>1</rasd:Address>"),
+            item(5, 20, "<rasd:Address>0</rasd:Address><rasd:ResourceSubType>AHCI</rasd:ResourceSubType>"),
+            item(6, 35, "<rasd:ElementName>sound</rasd:ElementName>"),
+            item(7, 15, "<rasd:ElementName>CD1</rasd:ElementName><rasd:Parent>4</rasd:Parent>"),
+            item(
+                8,
+                17,
+                "<rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:HostResource>/disk/vmdisk1</rasd:HostResource>\
+                 <rasd:Parent>5</rasd:Parent>",
+            ),
+            item(9, 10, "<rasd:Connection>NAT</rasd:Connection><rasd:ResourceSubType>E1000</rasd:ResourceSubType>"),
+        ];
+        let text = format!(
+            "<Envelope><References><File ovf:id='file1' ovf:href='a.vmdk'/></References><DiskSection><Disk \
+             ovf:diskId='vmdisk1' ovf:fileRef='file1'/></DiskSection><VirtualSystem ovf:id='shop'>\
+             <OperatingSystemSection ovf:id='96'><Description>Debian_64</Description></OperatingSystemSection>\
+             <VirtualHardwareSection>{}</VirtualHardwareSection></VirtualSystem></Envelope>",
+            items.concat()
+        );
+        // MegaByte is none of the units that DSP0004 or any writer we know has.
+        assert!(read(&text).unwrap_err().contains("memory: expected a memory size, found \"0 MegaByte\""));
+        let text = text.replace(
+            "MegaByte<",
+            "MegaBytes</rasd:AllocationUnits><rasd:VirtualQuantity>512</rasd:VirtualQuantity>\
+             <rasd:AllocationUnits>MegaBytes<",
+        );
+        let found = read(&text).unwrap();
+        assert_eq!((found.name.as_str(), found.memory_bytes, found.processors), ("shop", 512 << 20, 2));
+        assert_eq!(found.guest_os.as_deref(), Some("Debian_64"));
+        let disk = AttachedDisk { slot: "sata0:0".to_owned(), bus: Bus::Sata, controller: 0, unit: 0 };
+        assert_eq!(found.disks, [disk]);
+        assert_eq!(found.network_cards[0].model.as_deref(), Some("e1000"));
+        assert_eq!(found.not_carried_over, ["CD1: a CD-ROM drive", "sound: a sound card"]);
+    }
+
+    /// OVF 0.9 says in an attribute which section an element is.
+    #[test]
+    fn a_package_of_the_first_days() {
+        let text = "<ovf:Envelope xmlns:ovf='x' xmlns:xsi='y'><ovf:References><ovf:File ovf:id='f' ovf:href='a.vmdk'/>\
+             </ovf:References><ovf:Section xsi:type='ovf:DiskSection_Type'><ovf:Disk ovf:diskId='d' ovf:fileRef='f'/>\
+             </ovf:Section><ovf:Content ovf:id='old' xsi:type='ovf:VirtualSystem_Type'>\
+             <ovf:Section xsi:type='ovf:VirtualHardwareSection_Type'>\
+             <ovf:Item><rasd:InstanceId>4</rasd:InstanceId><rasd:ResourceType>6</rasd:ResourceType>\
+             <rasd:ResourceSubType>buslogic</rasd:ResourceSubType></ovf:Item>\
+             <ovf:Item><rasd:InstanceId>5</rasd:InstanceId><rasd:ResourceType>17</rasd:ResourceType>\
+             <rasd:HostResource>disk/d</rasd:HostResource><rasd:Parent>4</rasd:Parent>\
+             <rasd:AddressOnParent>3</rasd:AddressOnParent></ovf:Item></ovf:Section></ovf:Content></ovf:Envelope>";
+        let found = read(text).unwrap();
+        assert_eq!(found.name, "old");
+        let bus = Bus::Scsi(ScsiModel::BusLogic);
+        assert_eq!(found.disks, [AttachedDisk { slot: "scsi0:3".to_owned(), bus, controller: 0, unit: 3 }]);
+    }
+
+    #[test]
+    fn units() {
+        for (units, expected) in [
+            ("byte * 2^20", Some(1 << 20)),
+            ("byte*2^30", Some(1 << 30)),
+            ("bytes", Some(1)),
+            ("byte * 10^3", Some(1000)),
+            ("MegaBytes", Some(1 << 20)),
+            ("byte * 2^64", None),
+            ("byte * 2^-1", None),
+            ("hertz * 10^6", None),
+        ] {
+            assert_eq!(factor(units), expected, "{units}");
+        }
+    }
+
+    #[test]
+    fn several_machines_and_other_files_are_refused() {
+        let two = "<Envelope><VirtualSystemCollection><VirtualSystem id='a'/><VirtualSystem id='b'/>\
+             </VirtualSystemCollection></Envelope>";
+        assert_eq!(read(two).unwrap_err(), "x.ovf: a package of 2 machines (\"a\", \"b\") is not supported");
+        assert_eq!(read("<x/>").unwrap_err(), "x.ovf: an XML file of <x> as an OVF descriptor is not supported");
+    }
+}
