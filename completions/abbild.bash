@@ -1449,7 +1449,7 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__restore)
-            opts="-q -v -h --to --disk --format --in-place --overwrite --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --to --disk --as --new-identity --format --in-place --overwrite --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1461,6 +1461,10 @@ _abbild() {
                     ;;
                 --disk)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as)
+                    COMPREPLY=($(compgen -W "vmx libvirt ovf none" -- "${cur}"))
                     return 0
                     ;;
                 --format)

@@ -112,7 +112,11 @@ complete -c abbild -n "__fish_abbild_using_subcommand stats" -l no-progress -d '
 complete -c abbild -n "__fish_abbild_using_subcommand stats" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l to -d 'Folder for the whole machine; with --disk, a file or block device' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l disk -d 'Only this disk, by its number or slot' -r
-complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: by the ending of the file; vmdk for VMware machines, else raw]' -r -f -a "raw\t'The guest\'s bytes, sparse'
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l as -d 'Write the machine\'s definition for this hypervisor [default: its own, adjusted to the restored disks]' -r -f -a "vmx\t'.vmx for VMware Workstation, Fusion and ESXi; disks as vmdk'
+libvirt\t'Domain XML for libvirt and QEMU; disks as qcow2'
+ovf\t'.ovf and its manifest, to be imported elsewhere; disks as vmdk-stream'
+none\t'None, only the disks'"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: what the machine\'s hypervisor uses; of one disk, by the ending of the file]' -r -f -a "raw\t'The guest\'s bytes, sparse'
 vmdk\t'VMDK, one growing file (monolithicSparse)'
 vmdk-stream\t'VMDK, compressed for transport (streamOptimized)'
 qcow2\t'qcow2 version 3, for QEMU, libvirt, Proxmox'
@@ -126,6 +130,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand restore" -l cache-dir -d '
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand restore" -l new-identity -d 'Make it another machine, to run beside the original: new UUIDs and network addresses'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l in-place -d 'Bring an existing raw image of the same size, or a device, up to date: only what differs is written'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l overwrite -d 'Replace files that exist, or write onto a block device'
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l json -d 'Print the result as JSON on stdout'

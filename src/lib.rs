@@ -9,11 +9,12 @@
 //! - [`ops`]: backup, restore, check as library calls with typed events; the only room that joins the others
 //! - [`formats`] image file ⇄ `Disk` · [`machine`] definition files → machine · [`capture`] frozen views ·
 //!   [`guest`] what is inside a disk · [`repo`] chunks, packs, index, manifests
-//! - [`disk`] the seam · [`chunker`] segment → chunks
+//! - [`disk`] the seam · [`chunker`] segment → chunks · [`archive`] members of a tar, where they lie
 //! - [`units`] positions and lengths as types
 //!
 //! ARCHITECTURE.md has the map with its reasons; docs/FORMAT.md specifies the repository.
 
+pub mod archive;
 pub mod capture;
 pub mod chunker;
 pub mod cli;

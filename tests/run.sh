@@ -60,6 +60,8 @@ find_missing() {
     need tar tar
     need gzip gzip
     need shellcheck shellcheck
+    # libvirt's schema of definitions, and who applies it.
+    need virt-xml-validate libvirt-clients libxml2-utils
     # Debian's python3 comes without the part that makes virtual environments.
     if command -v python3 >/dev/null && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
         commands+=("python3 -m venv")

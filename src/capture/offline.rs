@@ -133,6 +133,7 @@ mod tests {
             kind: MachineKind::Vmware,
             disks: vec![MachineDisk { slot: "scsi0:0".to_owned(), image: "c".into(), raw: false }],
             definition_files: Vec::new(),
+            definition_texts: Vec::new(),
             // The last is a leftover of the list: it names the file in use and must not be offered.
             snapshots: vec![snapshot(1, "one", "a"), snapshot(2, "two", "b"), snapshot(3, "stale", "c")],
             running: running.then(|| "the lock web1.vmx.lck is held".to_owned()),

@@ -155,6 +155,12 @@ fn of_ops(error: &OpsError) -> Option<Verdict> {
                 "do not use it: the target's medium or this host's memory is faulty; restore elsewhere".to_owned(),
             ),
         }),
+        OpsError::WrongDigest { .. } => Some(Verdict {
+            exit: Exit::Damaged,
+            hint: Some(
+                "the package was damaged or changed after it was made: fetch it again from where it came".to_owned(),
+            ),
+        }),
         OpsError::Target { .. } => failed("name another folder, or allow files in it to be replaced: --overwrite"),
         // Their cause may be known.
         _ => None,

@@ -4,12 +4,18 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::exit::Exit;
+use super::failure::Usage;
 use super::table::{Column, Table};
+use super::terminal::printable;
 use super::{Context, text};
+use crate::archive;
 use crate::formats::inspect::{MapKind, map};
 use crate::formats::{self, OpenPolicy};
 use crate::guest::partitions::Scheme;
+use crate::machine;
 use crate::ops::inspect::{Contents, Inspection, inspect};
 
 /// Arguments of `inspect`.
@@ -18,7 +24,7 @@ use crate::ops::inspect::{Contents, Inspection, inspect};
 An image with faults ends with exit code 13. With --json and --map, the description is followed by one object a line for
 each run of the disk.")]
 pub struct Arguments {
-    /// A disk image or block device
+    /// A disk image or block device, or an .ova; IMAGE.ova/MEMBER means a disk inside
     #[arg(value_hint = clap::ValueHint::FilePath)]
     image: PathBuf,
     /// Also list which layer stores what
@@ -30,6 +36,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    if arguments.image.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ova")) {
+        return package(arguments, context);
+    }
     let policy = arguments
         .allow_folder
         .iter()
@@ -47,6 +56,43 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
         print_map(arguments, &policy, context)?;
     }
     Ok(Exit::Done)
+}
+
+/// An OVF package in one file: its members, and each disk among them.
+fn package(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    let path = &arguments.image;
+    if arguments.map {
+        let message = format!("{} is a package, and a map is that of one disk", path.display());
+        return Err(Usage::new(message, format!("name a disk in it: {}", path.join("DISK").display())).into());
+    }
+    let opened = archive::open(path)?;
+    let members = archive::members(&opened.file, opened.len, path)?;
+    let (mut disks, mut faults) = (Vec::new(), Vec::new());
+    match machine::read(path) {
+        Ok(machine) => {
+            let policy = OpenPolicy::named_by_user(path)?;
+            disks.extend(machine.disks.iter().map(|disk| inspect(&disk.image, &policy)));
+            faults.extend(disks.iter().flat_map(|disk| disk.image.faults.iter().cloned()));
+        }
+        Err(error) => faults.push(error.to_string()),
+    }
+    let listed = |member: &archive::Member| {
+        let is_file = member.kind == archive::MemberKind::File;
+        json!({"name": member.name, "bytes": member.len, "is_file": is_file})
+    };
+    let listed: Vec<_> = members.iter().map(listed).collect();
+    context.terminal.json(&json!({"path": path, "members": listed, "disks": disks, "faults": faults}))?;
+    let mut table = Table::new([Column::text("MEMBER"), Column::number("BYTES")]);
+    members.iter().for_each(|member| table.row([printable(&member.name), member.len.to_string()]));
+    let mut shown = format!("package    {}\n\n{}", path.display(), table.to_text(context.terminal.columns()));
+    disks.iter().for_each(|disk| shown.push_str(&format!("\n{}", as_text(disk, context))));
+    context.terminal.result(&shown)?;
+    if faults.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let found = text::counted(faults.len(), "fault");
+    context.terminal.error(&format!("{}: {found} found", path.display()), &faults, None);
+    Ok(Exit::Damaged)
 }
 
 /// Line by line: a fragmented disk has more runs than should be held at once.

@@ -9,14 +9,21 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{FileState, ImageError};
+use crate::archive;
 use crate::disk::DiskError;
 use crate::units::{ByteLen, FileOffset};
 
-/// An open image file or block device, read only.
+/// An open image file or block device, read only; or a member of an archive, read where it lies in it.
 pub struct ImageFile {
     file: File,
+    /// The name it was opened by; a member's goes on behind that of its archive.
+    path: PathBuf,
+    /// The whole file, the archive of a member.
     state: FileState,
     is_device: bool,
+    /// Where the image begins in the file, and how long it is.
+    start: u64,
+    len: u64,
 }
 
 impl FileState {
@@ -68,22 +75,31 @@ impl ImageFile {
         let is_device = meta.file_type().is_block_device();
         let len = if is_device { device_len(&file)? } else { meta.len() };
         let state = FileState::from_metadata(path, &meta, len);
-        Ok(ImageFile { file, state, is_device })
+        Ok(ImageFile { file, path: path.to_path_buf(), state, is_device, start: 0, len })
+    }
+
+    /// The member of that name, if this is an archive.
+    ///
+    /// # Errors
+    /// [`ImageError::Archive`].
+    pub(crate) fn member(self, name: &str) -> Result<ImageFile, ImageError> {
+        let member = archive::member_of(&self.file, self.len, &self.path, name)?;
+        Ok(ImageFile { path: self.path.join(&member.name), start: member.at, len: member.len, ..self })
     }
 
     /// The name it was opened by.
     pub fn path(&self) -> &Path {
-        &self.state.path
+        &self.path
     }
 
     /// Length in bytes when it was opened.
     pub fn len(&self) -> u64 {
-        self.state.len
+        self.len
     }
 
     /// Whether it has no bytes at all.
     pub fn is_empty(&self) -> bool {
-        self.state.len == 0
+        self.len == 0
     }
 
     /// Whether it is a block device rather than a regular file.
@@ -91,14 +107,19 @@ impl ImageFile {
         self.is_device
     }
 
-    /// What it was when it was opened.
+    /// What it was when it was opened; of a member, what its archive was.
     pub fn state(&self) -> &FileState {
         &self.state
     }
 
-    /// The open file itself, for system calls that need it.
+    /// The open file itself, for system calls that need it; the image begins there at [`ImageFile::start`].
     pub(crate) fn as_file(&self) -> &File {
         &self.file
+    }
+
+    /// Where the image begins in the open file: 0, unless it is a member of an archive.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
     }
 
     /// Fills `buf` from offset `at`; `field` says what is being read, should the file be too short for it.
@@ -108,7 +129,8 @@ impl ImageFile {
     pub(crate) fn read(&self, field: &'static str, at: FileOffset, buf: &mut [u8]) -> Result<(), DiskError> {
         let len = buf.len() as u64;
         self.check_holds(field, at, len)?;
-        self.file.read_exact_at(buf, at.0).map_err(|source| match source.kind() {
+        // Inside the file by the check: a member lies in its archive whole.
+        self.file.read_exact_at(buf, self.start + at.0).map_err(|source| match source.kind() {
             ErrorKind::UnexpectedEof => DiskError::Changed {
                 file: self.path_buf(),
                 what: format!("it had {} bytes when it was opened and now ends before {}", self.len(), at.0 + len),
@@ -169,7 +191,7 @@ impl ImageFile {
     }
 
     fn path_buf(&self) -> PathBuf {
-        self.state.path.clone()
+        self.path.clone()
     }
 }
 

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::ArchiveError;
 use crate::disk::Disk;
 use crate::disk::stack::Stack;
 use crate::units::{ByteLen, FileOffset};
@@ -155,6 +156,9 @@ pub enum ImageError {
         /// Cycle or depth, with the names or numbers.
         what: String,
     },
+    /// The archive that holds the image.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A disk could not be written.
     #[error(transparent)]
     Target(#[from] sink::TargetError),

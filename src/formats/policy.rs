@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::ImageError;
 use super::file::ImageFile;
+use crate::archive;
 
 /// Names beginning so are locations to some hypervisor, never files of ours.
 const LOCATION_PREFIXES: [&str; 16] = [
@@ -63,6 +64,9 @@ impl OpenPolicy {
     /// # Errors
     /// [`ImageError::Io`] if the image is not there.
     pub fn named_by_user(image: &Path) -> Result<OpenPolicy, ImageError> {
+        if let Some((archive, _)) = archive::through(image) {
+            return OpenPolicy::named_by_user(&archive);
+        }
         let real = canonical(image)?;
         let policy = OpenPolicy { roots: Vec::new(), top: TopImage::NamedByUser };
         // A symlink to an image: its neighbours may lie beside the link or beside what it leads to.
@@ -91,6 +95,9 @@ impl OpenPolicy {
 
     /// Opens the first image of a chain.
     pub(crate) fn open_top(&self, path: &Path) -> Result<ImageFile, ImageError> {
+        if let Some((archive, name)) = archive::through(path) {
+            return self.open_top(&archive)?.member(&name);
+        }
         if self.top == TopImage::NamedByFile {
             let wanted = path.display().to_string();
             return self.open_below_roots(path, "image", &wanted, path);
@@ -122,6 +129,9 @@ impl OpenPolicy {
             wanted: wanted.clone(),
             reason: reason.to_string(),
         };
+        if archive::through(named_by).is_some() {
+            return Err(forbidden("an image inside an archive stands alone"));
+        }
         let name = FileName::parse(name).map_err(forbidden)?;
         let folder = folder_of(named_by);
         if !name.is_foreign {

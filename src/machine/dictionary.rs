@@ -11,8 +11,6 @@
 //!   encoding is exact as long as it is ASCII.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use nom::bytes::complete::{tag, take_till, take_while, take_while1};
@@ -22,9 +20,8 @@ use nom::sequence::{delimited, preceded};
 use nom::{IResult, Parser};
 
 use super::error::{MachineError, shown};
+use super::folder::read_bounded;
 
-/// Longest definition file we read; real ones have a few KiB, a `.vmsd` of 500 snapshots 300 KiB.
-pub(super) const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Most entries; a large real `.vmx` has 400, a `.vmsd` about 12 a snapshot. Bounds the memory of the dictionary.
 const ENTRIES_MAX: u64 = 1 << 16;
 
@@ -45,7 +42,7 @@ struct Value {
 type RawEntry<'a> = (&'a [u8], &'a [u8]);
 
 impl Dictionary {
-    /// Reads a file of at most [`FILE_BYTES_MAX`].
+    /// Reads a file of at most [`super::folder::FILE_BYTES_MAX`].
     pub(super) fn read(file: &Path) -> Result<Dictionary, MachineError> {
         Dictionary::parse(file, &read_bounded(file)?)
     }
@@ -133,25 +130,6 @@ impl Dictionary {
             found: found.into(),
         }
     }
-}
-
-/// Reads a plain file of at most [`FILE_BYTES_MAX`]; a pipe or device under that name would block or never end.
-fn read_bounded(path: &Path) -> Result<Vec<u8>, MachineError> {
-    let too_long =
-        |found| MachineError::TooMuch { path: path.to_path_buf(), what: "length in bytes", max: FILE_BYTES_MAX, found };
-    let metadata = path.metadata().map_err(MachineError::io(path))?;
-    if !metadata.is_file() {
-        let source = std::io::Error::new(ErrorKind::InvalidInput, "not a plain file");
-        return Err(MachineError::Io { file: path.to_path_buf(), source });
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(too_long(metadata.len()));
-    }
-    // The file may grow while it is read, so the limit holds for the reading too.
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(MachineError::io(path))?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(MachineError::io(path))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX { Err(too_long(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// One line: an entry, or nothing but blanks and a comment.

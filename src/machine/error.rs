@@ -6,6 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::archive::ArchiveError;
+
 /// Longest piece of a file's own text that an error quotes.
 const SHOWN_CHARS_MAX: usize = 80;
 
@@ -114,6 +116,9 @@ pub enum MachineError {
         /// What was found and skipped, with the reasons.
         skipped: Vec<String>,
     },
+    /// The archive that the package lies in.
+    #[error(transparent)]
+    Archive(ArchiveError),
     /// No snapshot has the name that was asked for.
     #[error("{machine} has no snapshot {wanted:?}: {}", offered(known))]
     NoSuchSnapshot {

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::error::MachineError;
 use super::folder::{Entry, extension, lock_of};
-use super::vmx::printable;
-use super::{Machine, MachineDisk, MachineIdentity, MachineKind};
+use super::names::printable;
+use super::{Machine, MachineDisk, MachineKind};
 
 /// Extensions of disk images. A file of one that we cannot read yet is still taken: `formats` will name it, and nothing
 /// is left out in silence.
@@ -24,7 +24,7 @@ const IMAGE_EXTENSIONS: [&str; 14] =
     ["vmdk", "img", "raw", "dd", "vhd", "vpc", "vhdx", "avhd", "avhdx", "vdi", "qcow2", "qcow", "qed", "hdd"];
 /// Files of a machine that are no images, and what to say about them.
 const NO_IMAGE_EXTENSIONS: [&str; 11] =
-    ["vmxf", "vmsd", "vmsn", "vmss", "vmem", "vswp", "nvram", "log", "ovf", "ova", "xml"];
+    ["vmxf", "vmsd", "vmsn", "vmss", "vmem", "vswp", "nvram", "log", "mf", "cert", "xml"];
 /// Most of a descriptor we look at: a split disk of 62 TiB has 32,000 lines of 50 bytes.
 const DESCRIPTOR_BYTES_MAX: u64 = 2 << 20;
 
@@ -95,18 +95,7 @@ fn without_definition(name: String, folder: &Path, kind: MachineKind, images: Ve
         image,
         raw: false,
     });
-    Machine {
-        identity: MachineIdentity::Name(name.clone()),
-        name,
-        folder: folder.to_path_buf(),
-        kind,
-        disks: disks.collect(),
-        definition_files: Vec::new(),
-        snapshots: Vec::new(),
-        running: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-    }
+    Machine { disks: disks.collect(), ..Machine::new(name, folder, kind) }
 }
 
 /// Whether a device is mounted, or part of a volume or array: the kernel then refuses it an exclusive reader. A hypervisor

@@ -168,6 +168,7 @@ mod tests {
             kind: MachineKind::Vmware,
             disks: vec![disk("scsi0:0", "/vm/a-2.vmdk"), disk("scsi0:1", "/vm/b.vmdk")],
             definition_files: Vec::new(),
+            definition_texts: Vec::new(),
             snapshots: snapshots
                 .iter()
                 .map(|(uid, name, frozen)| MachineSnapshot {

@@ -3,20 +3,28 @@
 //! In here: reading VMware folders, `.vmx` and `.vmsd`, bare images, folders of images; identity that survives a move.
 //! Not in here: what is inside an image (`formats`), whether it may be read now (`capture`), the repository.
 
+mod definition;
 mod dictionary;
 mod error;
 mod folder;
 pub mod hardware;
 mod images;
 pub mod level;
+mod libvirt;
+mod names;
+pub mod ovf;
 pub mod rewrite;
 mod vmsd;
 mod vmware;
 mod vmx;
+pub mod write;
+mod xml;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use definition::DefinitionKind;
+pub use definition::{hardware_of, of_libvirt_dump};
 pub use error::MachineError;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +43,8 @@ pub struct Machine {
     pub disks: Vec<MachineDisk>,
     /// Files kept with the backup besides the disks (definition, snapshots' list, nvram, logs).
     pub definition_files: Vec<PathBuf>,
+    /// Definitions that lie in no file, such as what libvirt told: a file name for each, and its bytes.
+    pub definition_texts: Vec<(String, Vec<u8>)>,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<MachineSnapshot>,
     /// What looks as if the machine were running (lock folder beside the definition); `None` if nothing does.
@@ -51,6 +61,8 @@ pub struct Machine {
 pub enum MachineIdentity {
     /// `uuid.bios`, lower-case hex with dashes.
     BiosUuid(String),
+    /// The UUID that its hypervisor knows it by (libvirt, VirtualBox, Proxmox VE, Hyper-V), lower-case hex with dashes.
+    Uuid(String),
     /// Its name, where the definition has no UUID.
     Name(String),
 }
@@ -105,6 +117,34 @@ pub struct MachineSnapshot {
     pub frozen: Vec<(String, PathBuf)>,
 }
 
+impl Machine {
+    /// A machine of that name, with nothing yet known of it.
+    fn new(name: String, folder: &Path, kind: MachineKind) -> Machine {
+        Machine {
+            identity: MachineIdentity::Name(name.clone()),
+            name,
+            folder: folder.to_path_buf(),
+            kind,
+            disks: Vec::new(),
+            definition_files: Vec::new(),
+            definition_texts: Vec::new(),
+            snapshots: Vec::new(),
+            running: None,
+            notes: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The machine, if it has a disk: else there is nothing to back up, and `definition` is at fault.
+    fn with_disks(self, definition: &Path) -> Result<Machine, MachineError> {
+        if !self.disks.is_empty() {
+            return Ok(self);
+        }
+        let skipped = self.notes.into_iter().chain(self.warnings).collect();
+        Err(MachineError::NoDisk { file: definition.to_path_buf(), skipped })
+    }
+}
+
 /// Reads the machine that a path means: a VMware folder, a `.vmx`, an image file, a block device, or a folder of images.
 ///
 /// Nothing is opened for writing, no disk is opened at all.
@@ -125,8 +165,8 @@ pub fn read(path: &Path) -> Result<Machine, MachineError> {
             path,
             feature: "a machine that is neither file, folder nor block device".into(),
         })
-    } else if is_definition(&path) {
-        vmware::read(&path)
+    } else if let Some(kind) = DefinitionKind::of_file(&path) {
+        kind.read(&path)
     } else {
         images::single(&path)
     }
@@ -137,8 +177,8 @@ fn in_folder(folder: &Path) -> Result<Machine, MachineError> {
     let entries = folder::entries(folder)?;
     match definitions(&entries).as_slice() {
         [] => {}
-        [one] => return vmware::read(one),
-        several => return Err(several_machines(folder, several.to_vec())),
+        [(one, kind)] => return kind.read(one),
+        several => return Err(several_machines(folder, several)),
     }
     if let Some(machine) = images::folder(folder, &entries)? {
         return Ok(machine);
@@ -150,22 +190,18 @@ fn in_folder(folder: &Path) -> Result<Machine, MachineError> {
     }
     match found.as_slice() {
         [] => Err(MachineError::NoMachine { folder: folder.to_path_buf() }),
-        [one] => vmware::read(one),
-        _ => Err(several_machines(folder, found)),
+        [(one, kind)] => kind.read(one),
+        _ => Err(several_machines(folder, &found)),
     }
 }
 
 /// The definitions among a folder's files.
-fn definitions(entries: &[folder::Entry]) -> Vec<PathBuf> {
-    let definitions = entries.iter().filter(|entry| is_definition(&entry.path));
-    definitions.filter(|e| e.metadata().is_some_and(|metadata| metadata.is_file())).map(|e| e.path.clone()).collect()
+fn definitions(entries: &[folder::Entry]) -> Vec<(PathBuf, DefinitionKind)> {
+    let files = entries.iter().filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_file()));
+    files.filter_map(|entry| Some((entry.path.clone(), DefinitionKind::of_file(&entry.path)?))).collect()
 }
 
-/// `.vmtx` is the definition of a template: the same syntax and keys.
-fn is_definition(path: &Path) -> bool {
-    matches!(folder::extension(path).as_str(), "vmx" | "vmtx")
-}
-
-fn several_machines(folder: &Path, found: Vec<PathBuf>) -> MachineError {
+fn several_machines(folder: &Path, found: &[(PathBuf, DefinitionKind)]) -> MachineError {
+    let found = found.iter().map(|(path, _)| path.clone()).collect();
     MachineError::SeveralMachines { folder: folder.to_path_buf(), found }
 }

@@ -12,7 +12,8 @@ use std::path::Path;
 use super::MachineSnapshot;
 use super::dictionary::Dictionary;
 use super::error::{MachineError, shown};
-use super::vmx::{DISKS_MAX, locate, printable};
+use super::names::{locate, printable};
+use super::vmx::DISKS_MAX;
 
 /// Most snapshots; VMware allows 32 in a row and 496 in all.
 const SNAPSHOTS_MAX: u64 = 4096;

@@ -6,18 +6,14 @@
 //! Files are kept only if they are plain files of the machine's own folder: a definition from elsewhere must not make us
 //! put `/etc/shadow` into a backup by calling it its nvram.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::dictionary::{Dictionary, FILE_BYTES_MAX};
+use super::dictionary::Dictionary;
 use super::error::{MachineError, shown};
-use super::folder::{Entry, entries, extension, lock_of};
+use super::folder::{Entry, KeptFiles, entries, extension, lock_of};
 use super::vmsd::Vmsd;
 use super::{Machine, MachineDisk, MachineKind, vmsd, vmx};
-
-/// Most bytes of definition files kept with one backup: they travel in memory.
-const KEPT_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the machine that a `.vmx` defines. `vmx_file` is canonical.
 pub(super) fn read(vmx_file: &Path) -> Result<Machine, MachineError> {
@@ -36,16 +32,14 @@ pub(super) fn read(vmx_file: &Path) -> Result<Machine, MachineError> {
         warnings.push("the machine is suspended: its disks are backed up, its memory is not".to_owned());
     }
     Ok(Machine {
-        name: vmx.name,
         identity: vmx.identity,
-        folder: folder.to_path_buf(),
-        kind: MachineKind::Vmware,
         disks: vmx.disks,
         definition_files,
         snapshots: vmsd.snapshots,
         running,
         notes: vmx.notes,
         warnings,
+        ..Machine::new(vmx.name, folder, MachineKind::Vmware)
     })
 }
 
@@ -88,26 +82,9 @@ fn kept(
     entries.iter().filter(is_log).for_each(&mut want);
     own(entries, vmx_file).filter(|entry| entry.extension() == "vmsn").for_each(&mut want);
 
-    let mut bytes = 0;
-    let mut kept = Vec::new();
-    let mut seen = HashSet::new();
-    for entry in wanted.into_iter().filter(|entry| seen.insert(&entry.path)) {
-        let skipped = match entry.metadata().map(|metadata| metadata.len()) {
-            _ if !entry.is_own_file() && entry.path != vmx_file => "it is no plain file of the folder".to_owned(),
-            None => "it cannot be read".to_owned(),
-            Some(len) if len > FILE_BYTES_MAX => format!("it has {len} bytes, at most {FILE_BYTES_MAX} are kept"),
-            Some(len) if bytes + len > KEPT_BYTES_MAX => {
-                format!("with its {len} bytes the definition files would exceed {KEPT_BYTES_MAX}")
-            }
-            Some(len) => {
-                bytes += len;
-                kept.push(entry.path.clone());
-                continue;
-            }
-        };
-        warnings.push(format!("{} is not kept: {skipped}", entry.name));
-    }
-    kept
+    let mut kept = KeptFiles::default();
+    wanted.into_iter().for_each(|entry| kept.keep(&entry.path, warnings));
+    kept.files
 }
 
 /// The entries named after the definition: `web1.vmsd` and `web1-Snapshot1.vmsn` belong to `web1.vmx`.

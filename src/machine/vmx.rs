@@ -9,16 +9,17 @@
 //! Source: VMware KB 1006614 on the files of a machine; virt-v2v `parse_vmx.ml`.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use super::dictionary::Dictionary;
 use super::error::{MachineError, shown};
+use super::names::{locate, lower_extension, normal_uuid, printable};
 use super::{MachineDisk, MachineIdentity};
+
+pub(super) mod hardware;
 
 /// Most disks; vSphere allows 256 on four paravirtual controllers.
 pub(super) const DISKS_MAX: u64 = 1024;
-/// Longest name shown; VMware allows 80 characters.
-const NAME_CHARS_MAX: usize = 255;
 
 /// What a `.vmx` says.
 pub(super) struct Vmx {
@@ -64,9 +65,10 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
         warnings.push(format!("uuid.bios is no UUID ({}): the machine is known by its name", shown(uuid)));
     }
     for (slot, prefix) in slots(vmx)? {
-        match attached(vmx, &prefix, folder)? {
-            Attached::Disk { image, remark } => {
-                warnings.extend(remark.map(|remark| format!("{slot}: {remark}")));
+        match attached(vmx, &prefix)? {
+            Attached::Disk { file, mode } => {
+                let (image, moved) = locate(folder, file);
+                warnings.extend(moved.or_else(|| independent(&mode)).map(|remark| format!("{slot}: {remark}")));
                 disks.push(MachineDisk { slot, image, raw: false });
             }
             Attached::Skipped(reason) => warnings.push(format!("{slot}: skipped: {reason}")),
@@ -85,10 +87,11 @@ pub(super) fn machine(vmx: &Dictionary, folder: &Path) -> Result<Vmx, MachineErr
 }
 
 /// What hangs at a slot.
-enum Attached {
+enum Attached<'v> {
     Disk {
-        image: PathBuf,
-        remark: Option<String>,
+        file: &'v str,
+        /// Lower case; empty if there is none.
+        mode: String,
     },
     /// A disk that is left out, and why.
     Skipped(String),
@@ -97,7 +100,7 @@ enum Attached {
     Nothing,
 }
 
-fn attached(vmx: &Dictionary, prefix: &str, folder: &Path) -> Result<Attached, MachineError> {
+fn attached<'v>(vmx: &'v Dictionary, prefix: &str) -> Result<Attached<'v>, MachineError> {
     let key = |name: &str| format!("{prefix}.{name}");
     let shown_file = vmx.text(&key("filename")).map(str::trim).filter(|name| !name.is_empty());
     if !vmx.is_true(&key("present")) {
@@ -121,15 +124,18 @@ fn attached(vmx: &Dictionary, prefix: &str, folder: &Path) -> Result<Attached, M
         return Ok(Attached::NoDisk(format!("{} is a CD image", shown(file))));
     }
     let exact = vmx.exact(&key("filename"))?.unwrap_or(file).trim();
-    let (image, moved) = locate(folder, exact);
     let mode = vmx.text(&key("mode")).unwrap_or_default().to_ascii_lowercase();
-    let independent = mode.starts_with("independent").then(|| {
+    Ok(Attached::Disk { file: exact, mode })
+}
+
+/// What to say of a disk that snapshots leave out.
+fn independent(mode: &str) -> Option<String> {
+    mode.starts_with("independent").then(|| {
         format!(
             "its mode is {}: no snapshot covers it, so only a backup of the machine powered off has it",
-            shown(&mode)
+            shown(mode)
         )
-    });
-    Ok(Attached::Disk { image, remark: moved.or(independent) })
+    })
 }
 
 /// Every slot that any key names, with its name and the prefix of its keys.
@@ -160,58 +166,8 @@ fn parse_slot(prefix: &str) -> Option<Slot> {
     Some(Slot { bus, controller: number(controller)?, unit: number(unit)? })
 }
 
-/// Where a disk file that a definition names lies, and a remark if that is not where it says.
-///
-/// A folder that was copied from its host keeps absolute names of that host (`/vmfs/volumes/…`, `C:\VMs\…`). If nothing is
-/// at such a place and a file of that name lies in the folder, that one is meant.
-pub(super) fn locate(folder: &Path, name: &str) -> (PathBuf, Option<String>) {
-    let named = join(folder, name);
-    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    if last == name || matches!(last, "" | "." | "..") || named.exists() {
-        return (named, None);
-    }
-    let neighbour = folder.join(last);
-    if !neighbour.exists() {
-        return (named, None);
-    }
-    let remark = format!("{} is not there; {} in the machine's folder is used instead", shown(name), shown(last));
-    (neighbour, Some(remark))
-}
-
-/// The folder with a name under it; `.` parts go, so that equal places have equal paths, and `..` stays for the policy.
-fn join(folder: &Path, name: &str) -> PathBuf {
-    folder.join(name).components().filter(|part| *part != Component::CurDir).collect()
-}
-
-/// A name for people, tables and file names: control characters out, cut to [`NAME_CHARS_MAX`].
-pub(super) fn printable(name: &str) -> String {
-    let plain: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    plain.trim().chars().take(NAME_CHARS_MAX).collect()
-}
-
-/// `56 4d 1f 3a 77 20 4c 01-9d 5e 0a 6b 2c 44 81 f0` → lower-case hex in groups of 8-4-4-4-12.
-fn normal_uuid(text: &str) -> Option<String> {
-    let mut digits = String::with_capacity(32);
-    for character in text.trim().chars().filter(|c| !matches!(c, ' ' | '-')) {
-        if !character.is_ascii_hexdigit() || digits.len() == 32 {
-            return None;
-        }
-        digits.push(character.to_ascii_lowercase());
-    }
-    // All zeros is what a definition has that was never powered on: it would make many machines one.
-    if digits.len() != 32 || digits.bytes().all(|digit| digit == b'0') {
-        return None;
-    }
-    let group = |from: usize, to: usize| digits.get(from..to);
-    Some([group(0, 8)?, group(8, 12)?, group(12, 16)?, group(16, 20)?, group(20, 32)?].join("-"))
-}
-
 fn says_encrypted(key: &str) -> bool {
     key.starts_with("encryption.") || key.starts_with("vmx.encryption")
-}
-
-fn lower_extension(name: &str) -> String {
-    name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -333,32 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_names_of_another_host_mean_the_neighbour() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("web1.vmdk"), "").unwrap();
-        let neighbour = folder.path().join("web1.vmdk");
-        for name in ["/vmfs/volumes/5f3a/web1/web1.vmdk", r"C:\VMs\web1.vmdk", r"..\web1\web1.vmdk"] {
-            let (path, remark) = locate(folder.path(), name);
-            assert_eq!(path, neighbour, "{name}");
-            assert!(remark.unwrap().contains("is used instead"), "{name}");
-        }
-        assert_eq!(locate(folder.path(), "./web1.vmdk"), (neighbour.clone(), None));
-        assert_eq!(locate(folder.path(), neighbour.to_str().unwrap()), (neighbour, None));
-        assert_eq!(locate(folder.path(), "/vmfs/none.vmdk"), (PathBuf::from("/vmfs/none.vmdk"), None));
-    }
-
-    #[test]
     fn identity() {
-        let uuid = |text: &str| normal_uuid(text);
-        let normal = Some("564d1f3a-7720-4c01-9d5e-0a6b2c4481f0".to_owned());
-        assert_eq!(uuid("56 4d 1f 3a 77 20 4c 01-9d 5e 0a 6b 2c 44 81 f0"), normal);
-        assert_eq!(uuid("564D1F3A-7720-4C01-9D5E-0A6B2C4481F0"), normal);
-        assert_eq!(uuid(" 564d1f3a77204c019d5e0a6b2c4481f0 "), normal);
-        for wrong in ["", "56 4d", "564d1f3a77204c019d5e0a6b2c4481f", "564d1f3a77204c019d5e0a6b2c4481f00", "ü"] {
-            assert_eq!(uuid(wrong), None, "{wrong}");
-        }
-        assert_eq!(uuid("00 00 00 00 00 00 00 00-00 00 00 00 00 00 00 00"), None);
-
         let vmx = read(&with("displayName = \"Shop\"\nuuid.bios = \"?\"")).unwrap();
         assert_eq!(vmx.identity, MachineIdentity::Name("Shop".to_owned()));
         assert_eq!(vmx.warnings, ["uuid.bios is no UUID (\"?\"): the machine is known by its name"]);

@@ -62,6 +62,18 @@ pub enum OpsError {
         /// The segment that differs.
         at: GuestOffset,
     },
+    /// A file of a package is not what its manifest says.
+    #[error("{}: {algorithm} digest in the manifest of the package: expected {expected}, found {found}", file.display())]
+    WrongDigest {
+        /// Which file.
+        file: PathBuf,
+        /// How the digest is computed.
+        algorithm: &'static str,
+        /// What the manifest says.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
     /// A disk that no repository of this format can hold.
     #[error("disk {slot} has {size} bytes, more than the 128 TiB that a repository can map")]
     TooLarge {

@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod check;
+mod digest;
 pub mod error;
 pub mod event;
 pub mod inspect;

@@ -13,7 +13,7 @@ use abbild::machine;
 use abbild::ops::OpsError;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::event::{Control, Event, Events, Silent};
-use abbild::ops::restore::{DiskFormat, DiskTarget, restore_disk, restore_machine};
+use abbild::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, MachineOptions, restore_disk, restore_machine};
 use abbild::repo::intake::Committed;
 use abbild::repo::manifest::{self, Manifest};
 use abbild::repo::seal::Kind;
@@ -246,8 +246,13 @@ fn a_restored_machine_has_its_disks_and_definition() {
     let manifest = back_up(&repository, &folder, "current").unwrap().manifest;
     let interrupt = AtomicBool::new(false);
     let to = place.path().join("restored");
-    let restored =
-        restore_machine(&repository, &manifest, &to, DiskFormat::Vmdk, Overwrite::Refuse, quiet(&interrupt)).unwrap();
+    let options = MachineOptions {
+        format: DiskFormat::Vmdk,
+        definition: DefinitionChoice::Own,
+        new_identity: false,
+        overwrite: Overwrite::Refuse,
+    };
+    let restored = restore_machine(&repository, &manifest, &to, &options, quiet(&interrupt)).unwrap();
     assert_eq!(restored.disks[0].files, [to.join("web1.vmdk")]);
     let read_back = machine::read(&to).unwrap();
     assert_eq!(read_back.identity, machine::read(&folder).unwrap().identity);
@@ -262,7 +267,7 @@ fn a_restored_machine_has_its_disks_and_definition() {
         assert_eq!(std::fs::read(to.join(kept)).unwrap(), std::fs::read(folder.join(kept)).unwrap(), "{kept}");
     }
     assert_eq!(std::fs::read(to.join("web1.vmx.orig")).unwrap(), std::fs::read(folder.join("web1.vmx")).unwrap());
-    let again = restore_machine(&repository, &manifest, &to, DiskFormat::Vmdk, Overwrite::Refuse, quiet(&interrupt));
+    let again = restore_machine(&repository, &manifest, &to, &options, quiet(&interrupt));
     assert!(matches!(again, Err(OpsError::Target { .. })), "a folder that holds something is left alone");
     // The restored machine is the same machine: its backup builds on nothing, and its disk adds
     // nothing.

@@ -190,7 +190,7 @@ fn which_neighbours_are_kept() {
         [
             "vmware-4.log is not kept: with its 16777216 bytes the definition files would exceed 67108864",
             "vmware-5.log is not kept: with its 16777216 bytes the definition files would exceed 67108864",
-            "vmware-9.log is not kept: it is no plain file of the folder",
+            "vmware-9.log is not kept: it is no plain file",
             "web1-Snapshot3.vmsn is not kept: it has 16777217 bytes, at most 16777216 are kept",
         ]
     );
@@ -211,7 +211,7 @@ fn a_definition_cannot_make_us_keep_other_files() {
     append(&vmx, "nvram = \"web1.nvram\"\n");
     let web1 = read(&folder);
     assert!(!names(&web1.definition_files).contains(&"web1.nvram"));
-    assert_eq!(web1.warnings[0], "web1.nvram is not kept: it is no plain file of the folder");
+    assert_eq!(web1.warnings[0], "web1.nvram is not kept: it is no plain file");
 }
 
 #[test]

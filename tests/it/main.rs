@@ -50,5 +50,6 @@ mod machine_vmware;
 mod power_loss;
 mod qemu;
 mod random_histories;
+mod restore_elsewhere;
 mod tools;
 mod world;

@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use dialoguer::console::Term;
 use dialoguer::theme::ColorfulTheme;
 use dialoguer::{Confirm, Input, Select};
 
 use super::plan::{self, Plan, Target, format_of_machine};
-use super::{Arguments, overwrite};
+use super::{Arguments, Definition, overwrite};
 use crate::cli::terminal::printable;
 use crate::cli::{Context, interrupt, text};
 use crate::ops::restore::{DiskFormat, DiskTarget};
@@ -57,12 +58,20 @@ fn ask_each<'m>(
         to: arguments.to.clone(),
         disk: arguments.disk.clone(),
         format: arguments.format,
+        definition: arguments.definition,
+        new_identity: arguments.new_identity,
         in_place: arguments.in_place,
         overwrite: arguments.overwrite,
     };
     if answered.disk.is_none() && answered.to.is_none() {
         match choose_what(manifest)? {
             Some(disk) => answered.disk = disk,
+            None => return Ok(None),
+        }
+    }
+    if answered.disk.is_none() && answered.to.is_none() && answered.definition.is_none() && answered.format.is_none() {
+        match choose_definition(manifest)? {
+            Some(definition) => answered.definition = definition,
             None => return Ok(None),
         }
     }
@@ -118,6 +127,18 @@ fn choose_what(manifest: &Manifest) -> anyhow::Result<Option<Option<String>>> {
     Ok(chosen.map(|number| number.checked_sub(1).map(|disk| disk.to_string())))
 }
 
+/// For which hypervisor, or none for its own; nothing at all if the user would rather not.
+fn choose_definition(manifest: &Manifest) -> anyhow::Result<Option<Option<Definition>>> {
+    let mut choices = vec![(None, format!("as it was ({})", manifest.machine_kind.replace('_', " ")))];
+    for definition in Definition::value_variants() {
+        let Some(value) = definition.to_possible_value() else { continue };
+        let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+        choices.push((Some(*definition), format!("{}: {help}", value.get_name())));
+    }
+    let chosen = choose("As what?", choices.iter().map(|(_, line)| line.clone()).collect())?;
+    Ok(chosen.map(|number| choices[number].0))
+}
+
 fn ask_target(answered: &Arguments, manifest: &Manifest) -> anyhow::Result<PathBuf> {
     let stem: String = manifest.machine.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
     let (prompt, suggestion) = match &answered.disk {
@@ -162,10 +183,19 @@ fn command(answered: &Arguments, plan: &Plan<'_>) -> String {
         words.extend(["--disk".to_owned(), disk.clone()]);
     }
     words.extend(["--to".to_owned(), quoted(&path.display().to_string())]);
-    if let Target::Machine { format: DiskFormat::Raw, .. }
-    | Target::Disk { target: DiskTarget::File { format: DiskFormat::Raw, .. }, .. } = &plan.target
-    {
-        words.extend(["--format".to_owned(), "raw".to_owned()]);
+    if let Some(value) = answered.definition.and_then(|definition| definition.to_possible_value()) {
+        words.extend(["--as".to_owned(), value.get_name().to_owned()]);
+    }
+    if answered.new_identity {
+        words.push("--new-identity".to_owned());
+    }
+    let format = match &plan.target {
+        Target::Machine { options, .. } if answered.definition.is_none() => Some(options.format),
+        Target::Disk { target: DiskTarget::File { format, .. }, .. } => Some(*format),
+        _ => answered.format.map(DiskFormat::from),
+    };
+    if let Some(format) = format.filter(|format| answered.format.is_some() || *format == DiskFormat::Raw) {
+        words.extend(["--format".to_owned(), plan::format_name(format)]);
     }
     if overwrite(answered.overwrite) == crate::formats::sink::Overwrite::Replace {
         words.push("--overwrite".to_owned());

@@ -19,7 +19,8 @@ use super::list::Readable;
 use super::progress::Progress;
 use super::{Context, place, text};
 use crate::formats::sink::Overwrite;
-use crate::ops::restore::{DiskFormat, DiskTarget, RestoredDisk, restore_disk, restore_machine};
+use crate::machine::write::Target as DefinitionTarget;
+use crate::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, RestoredDisk, restore_disk, restore_machine};
 use crate::repo::Repository;
 use plan::{Plan, Target};
 
@@ -30,6 +31,8 @@ What is left out is asked for if there is a terminal.
 
 Examples:
   abbild restore web1 --to /vm/web1-restored             the newest backup of web1 as a machine
+  abbild restore web1 --to /vm/web2 --as libvirt --new-identity
+                                                         a copy for libvirt, to run beside the original
   abbild restore web1@2026-11-20 --disk 0 --to web1.raw  one disk, as it was on that day
   abbild restore 3f2a91bc --disk scsi0:1 --to /dev/vg/data --overwrite")]
 pub struct Arguments {
@@ -41,7 +44,13 @@ pub struct Arguments {
     /// Only this disk, by its number or slot
     #[arg(long, value_name = "N|SLOT")]
     disk: Option<String>,
-    /// Format of restored disks [default: by the ending of the file; vmdk for VMware machines, else raw]
+    /// Write the machine's definition for this hypervisor [default: its own, adjusted to the restored disks]
+    #[arg(long = "as", value_enum, value_name = "KIND", conflicts_with = "disk")]
+    definition: Option<Definition>,
+    /// Make it another machine, to run beside the original: new UUIDs and network addresses
+    #[arg(long, conflicts_with = "disk")]
+    new_identity: bool,
+    /// Format of restored disks [default: what the machine's hypervisor uses; of one disk, by the ending of the file]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Bring an existing raw image of the same size, or a device, up to date: only what differs is written
@@ -50,6 +59,30 @@ pub struct Arguments {
     /// Replace files that exist, or write onto a block device
     #[arg(long)]
     overwrite: bool,
+}
+
+/// Which definition a restored machine gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Definition {
+    /// .vmx for VMware Workstation, Fusion and ESXi; disks as vmdk
+    Vmx,
+    /// Domain XML for libvirt and QEMU; disks as qcow2
+    Libvirt,
+    /// .ovf and its manifest, to be imported elsewhere; disks as vmdk-stream
+    Ovf,
+    /// None, only the disks
+    None,
+}
+
+impl From<Definition> for DefinitionChoice {
+    fn from(definition: Definition) -> DefinitionChoice {
+        match definition {
+            Definition::Vmx => DefinitionChoice::For(DefinitionTarget::Vmx),
+            Definition::Libvirt => DefinitionChoice::For(DefinitionTarget::Libvirt),
+            Definition::Ovf => DefinitionChoice::For(DefinitionTarget::Ovf),
+            Definition::None => DefinitionChoice::None,
+        }
+    }
 }
 
 /// Format of restored disks.
@@ -121,13 +154,17 @@ fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_
     let name = text::backup_name(manifest);
     let progress = Progress::new(context.terminal, &manifest.machine);
     match &plan.target {
-        Target::Machine { folder, format, overwrite } => {
-            let restored = restore_machine(repository, manifest, folder, *format, *overwrite, progress.control())
+        Target::Machine { folder, options } => {
+            let restored = restore_machine(repository, manifest, folder, options, progress.control())
                 .map_err(|error| failure::of_work(error, "the disks finished so far are whole; to go on: --overwrite"))
                 .with_context(|| format!("cannot restore {name} to {}", folder.display()))?;
             progress.finish(&restored.warnings);
             for note in &restored.notes {
-                context.terminal.detail(&format!("note: {note}"));
+                // What changed on the way to another hypervisor is needed to start the machine there.
+                match options.definition {
+                    DefinitionChoice::For(_) => context.terminal.say(&format!("note: {note}")),
+                    _ => context.terminal.detail(&format!("note: {note}")),
+                }
             }
             let mut object = serde_json::to_value(&restored)?;
             object["backup"] = json!(manifest.backup);
@@ -135,6 +172,9 @@ fn carry_out(plan: &Plan<'_>, repository: &Arc<Repository>, context: &Context<'_
             context.terminal.json(&object)?;
             let mut text = format!("restored {name} to {}\n", folder.display());
             restored.disks.iter().for_each(|disk| text.push_str(&disk_line(disk)));
+            if let Some(definition) = &restored.definition {
+                text.push_str(&format!("  defined by {}\n", definition.display()));
+            }
             if !restored.files.is_empty() {
                 text.push_str(&format!("  and {}\n", text::counted(restored.files.len(), "definition file")));
             }

@@ -4,12 +4,14 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+
 use super::{Arguments, Format, overwrite};
 use crate::cli::failure::Usage;
 use crate::cli::text;
 use crate::formats::ImageError;
 use crate::formats::sink::{Overwrite, TargetError};
-use crate::ops::restore::{DiskFormat, DiskTarget, planned_names};
+use crate::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, MachineOptions, planned_names};
 use crate::repo::manifest::Manifest;
 
 /// Files that are listed by name before they are replaced.
@@ -29,10 +31,8 @@ pub enum Target {
     Machine {
         /// The folder.
         folder: PathBuf,
-        /// The format of its disks.
-        format: DiskFormat,
-        /// Whether files in it may be replaced.
-        overwrite: Overwrite,
+        /// How.
+        options: MachineOptions,
     },
     /// One disk.
     Disk {
@@ -54,6 +54,17 @@ pub fn check(arguments: &Arguments) -> Result<(), Usage> {
             return Err(Usage::new("--in-place writes raw images and devices only", "leave --format out"));
         }
     }
+    let definition = arguments.definition.map(DefinitionChoice::from);
+    if let (Some(DefinitionChoice::For(target)), Some(format)) = (definition, arguments.format.map(DiskFormat::from))
+        && !format.fits(target)
+    {
+        let best = DiskFormat::best_for(target);
+        let message = format!("a machine defined by a .{} cannot use disks of that format", target.extension());
+        return Err(Usage::new(message, format!("leave --format out; it would be {}", format_name(best))));
+    }
+    if arguments.new_identity && definition == Some(DefinitionChoice::None) {
+        return Err(Usage::new("--new-identity changes the definition, and --as none writes none", "leave one out"));
+    }
     Ok(())
 }
 
@@ -72,13 +83,33 @@ fn machine_target(arguments: &Arguments, manifest: &Manifest, folder: PathBuf) -
         let hint = "name a folder, or one disk of the machine: --disk N";
         return Err(Usage::new(message, hint).into());
     }
-    let format = arguments.format.map_or_else(|| format_of_machine(manifest), DiskFormat::from);
-    Ok(Target::Machine { folder, format, overwrite: overwrite(arguments.overwrite) })
+    let definition = arguments.definition.map_or(DefinitionChoice::Own, DefinitionChoice::from);
+    let format = match (arguments.format, definition) {
+        (Some(format), _) => DiskFormat::from(format),
+        (None, DefinitionChoice::For(target)) => DiskFormat::best_for(target),
+        (None, _) => format_of_machine(manifest),
+    };
+    let (new_identity, overwrite) = (arguments.new_identity, overwrite(arguments.overwrite));
+    Ok(Target::Machine { folder, options: MachineOptions { format, definition, new_identity, overwrite } })
 }
 
-/// A VMware machine needs images that its hypervisor reads.
+/// What the machine's own hypervisor uses.
 pub fn format_of_machine(manifest: &Manifest) -> DiskFormat {
-    if manifest.machine_kind == "vmware" { DiskFormat::Vmdk } else { DiskFormat::Raw }
+    match manifest.machine_kind.as_str() {
+        "vmware" => DiskFormat::Vmdk,
+        "libvirt" | "proxmox" => DiskFormat::Qcow2,
+        "virtual_box" => DiskFormat::Vdi,
+        "hyper_v" => DiskFormat::Vhdx,
+        "ovf" => DiskFormat::VmdkStream,
+        _ => DiskFormat::Raw,
+    }
+}
+
+/// What `--format` calls it.
+pub fn format_name(format: DiskFormat) -> String {
+    let same = |value: &&Format| DiskFormat::from(**value) == format;
+    let value = Format::value_variants().iter().find(same).and_then(ValueEnum::to_possible_value);
+    value.map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// The disk of that slot, else of that number.
@@ -141,9 +172,9 @@ impl Plan<'_> {
                 existing(path, "will be brought up to date in place; interrupted, it is a mixture of old and new")
             }
             Target::Disk { target, .. } => existing(target.path(), "will be overwritten"),
-            Target::Machine { overwrite: Overwrite::Refuse, .. } => Vec::new(),
-            Target::Machine { folder, format, overwrite: Overwrite::Replace } => {
-                let mut lines: Vec<String> = planned_names(self.manifest, *format)
+            Target::Machine { options: MachineOptions { overwrite: Overwrite::Refuse, .. }, .. } => Vec::new(),
+            Target::Machine { folder, options } => {
+                let mut lines: Vec<String> = planned_names(self.manifest, options)
                     .into_iter()
                     .flat_map(|name| existing(&folder.join(name), "will be overwritten"))
                     .collect();
@@ -169,6 +200,7 @@ fn existing(path: &Path, what_happens: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Definition;
     use super::*;
 
     #[test]
@@ -195,5 +227,16 @@ mod tests {
         let disk = Arguments { disk: Some("0".into()), ..whole };
         assert!(check(&disk).is_ok());
         assert!(check(&Arguments { format: Some(Format::Vmdk), ..disk }).is_err());
+    }
+
+    #[test]
+    fn a_definition_and_a_format_must_fit() {
+        let check = |definition, format| {
+            check(&Arguments { definition: Some(definition), format: Some(format), ..Arguments::default() }).is_ok()
+        };
+        assert!(check(Definition::Vmx, Format::Vmdk) && !check(Definition::Vmx, Format::Qcow2));
+        assert!(check(Definition::Ovf, Format::VmdkStream) && !check(Definition::Ovf, Format::Vmdk));
+        assert!(check(Definition::Libvirt, Format::Raw) && !check(Definition::Libvirt, Format::VmdkStream));
+        assert!(check(Definition::None, Format::Vhd));
     }
 }

@@ -69,10 +69,15 @@ impl FileRun {
         if self.file.is_device() {
             return Ok(Run { start: at, end, is_data: true });
         }
-        match rustix::fs::seek(self.file.as_file(), SeekFrom::Data(at)) {
+        // The kernel counts from the beginning of the file, which may be an archive around this image.
+        let seek = |to: fn(u64) -> SeekFrom| {
+            let found = rustix::fs::seek(self.file.as_file(), to(self.file.start() + at))?;
+            Ok(found.saturating_sub(self.file.start()))
+        };
+        match seek(SeekFrom::Data) {
             Ok(data) if data > at => Ok(Run { start: at, end: data.min(end), is_data: false }),
             Ok(_) => {
-                let hole = rustix::fs::seek(self.file.as_file(), SeekFrom::Hole(at))?;
+                let hole = seek(SeekFrom::Hole)?;
                 // A hole right here means that the file changes under us: one byte of progress is enough.
                 Ok(Run { start: at, end: hole.clamp(at + 1, end), is_data: true })
             }

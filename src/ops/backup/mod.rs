@@ -19,6 +19,7 @@ use super::error::OpsError;
 use super::event::{Control, Event};
 use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, MachineIdentity, MachineKind};
+use crate::ops::digest;
 use crate::repo::Repository;
 use crate::repo::intake::{self, Committed, Counters, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
@@ -54,6 +55,8 @@ pub fn backup(
     control.tell(Event::Step("opening the machine's images"));
     let source = Source::open(machine, options)?;
     warnings.extend(source.warnings.iter().cloned());
+    // After the guard stands, so that what was compared is what is read.
+    warnings.extend(digest::check_package(machine, control)?);
     control.tell(Event::Step("looking at the repository"));
     let earlier = earlier_backups(repository, machine, options, &mut warnings)?;
     warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
@@ -174,6 +177,7 @@ fn total(manifest: &Manifest, counters: &Counters, began: Instant) -> Statistics
 pub fn identity_text(identity: &MachineIdentity) -> String {
     match identity {
         MachineIdentity::BiosUuid(uuid) => format!("bios_uuid:{uuid}"),
+        MachineIdentity::Uuid(uuid) => format!("uuid:{uuid}"),
         MachineIdentity::Name(name) => format!("name:{name}"),
     }
 }

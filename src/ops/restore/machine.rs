@@ -1,7 +1,7 @@
 //! Restoring a whole machine: its disks and definition files into a folder of its own.
 //!
-//! A backup is one level, so each restored disk is one image without redo logs. The `.vmx` is rewritten to name these
-//! images and the `.vmsd` to list no snapshots; what they were is kept beside them as `….orig`.
+//! A backup is one level, so each restored disk is one image without redo logs. What becomes of the definition is decided
+//! before a disk is written, and written after them (`definition`).
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -10,10 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::definition::{self, DefinitionChoice, KeptFile, Place};
 use super::{DiskFormat, DiskTarget, RestoredDisk, restore_disk};
 use crate::formats::sink::Overwrite;
-use crate::machine::rewrite;
-use crate::ops::{Control, Event, OpsError};
+use crate::ops::{Control, Event, OpsError, digest};
 use crate::repo::Repository;
 use crate::repo::manifest::{FileRecord, Manifest};
 use crate::repo::map::decode_list;
@@ -31,30 +31,53 @@ pub struct RestoredMachine {
     pub disks: Vec<RestoredDisk>,
     /// Its definition files.
     pub files: Vec<PathBuf>,
+    /// The one to start or import the machine by, if one fits the restored disks.
+    pub definition: Option<PathBuf>,
     /// What was adjusted so that the machine can use its disks.
     pub notes: Vec<String>,
     /// What is not as it was.
     pub warnings: Vec<String>,
 }
 
+/// How a machine is restored.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineOptions {
+    /// The format of its disks.
+    pub format: DiskFormat,
+    /// Which definition it gets.
+    pub definition: DefinitionChoice,
+    /// Whether it becomes another machine: new UUIDs, new network addresses.
+    pub new_identity: bool,
+    /// Whether files in its folder may be replaced.
+    pub overwrite: Overwrite,
+}
+
 /// Restores every disk and definition file of a backup into `folder`, which is made if need be.
 ///
 /// # Errors
-/// [`OpsError::Target`] if the folder holds something and `overwrite` does not allow that; else as [`restore_disk`].
+/// [`OpsError::Target`] if the folder holds something and the options do not allow that; [`OpsError::Machine`] if the
+/// definition cannot be converted; else as [`restore_disk`].
 pub fn restore_machine(
     repository: &Arc<Repository>,
     manifest: &Manifest,
     folder: &Path,
-    format: DiskFormat,
-    overwrite: Overwrite,
+    options: &MachineOptions,
     control: Control<'_>,
 ) -> Result<RestoredMachine, OpsError> {
+    let MachineOptions { format, overwrite, .. } = *options;
+    // Names first, and the definition before the disks: what cannot be done is known before hours are spent.
+    let kept = match options.definition {
+        DefinitionChoice::None => Vec::new(),
+        _ => manifest.files.iter().map(|record| read_kept(repository, record, folder)).collect::<Result<_, _>>()?,
+    };
+    let way = definition::way(manifest, &kept, options.definition, options.new_identity)?;
     prepare_folder(folder, overwrite)?;
     let names = disk_names(manifest, format);
     let mut restored = RestoredMachine {
         folder: folder.to_owned(),
         disks: Vec::new(),
         files: Vec::new(),
+        definition: None,
         notes: Vec::new(),
         warnings: Vec::new(),
     };
@@ -65,23 +88,45 @@ pub fn restore_machine(
         restored.disks.push(disk);
     }
     control.tell(Event::Step("restoring the definition files"));
-    let slots: Vec<(String, String)> = manifest.disks.iter().map(|disk| disk.slot.clone()).zip(names).collect();
-    for record in &manifest.files {
-        let bytes = read_file(repository, record)?;
-        for (name, bytes) in adjusted(record, bytes, &slots, format, &mut restored) {
-            let path = folder.join(safe_name(&name, folder)?);
-            write_file(&path, &bytes, record.mode, overwrite)?;
-            restored.files.push(path);
+    let place = Place { folder, new_identity: options.new_identity };
+    let made = definition::definitions(way, kept, &restored.disks, format, &place);
+    restored.notes.extend(made.notes);
+    restored.warnings.extend(made.warnings);
+    let mut main = made.main;
+    let seal = main.as_deref().and_then(definition::manifest_name);
+    for file in made.files {
+        // The old manifest of a package would say that the new files are damaged.
+        if seal.as_deref() == Some(Path::new(&file.name)) {
+            continue;
         }
+        let path = folder.join(&file.name);
+        write_file(&path, &file.bytes, file.mode, overwrite)?;
+        if main.as_deref() == Some(file.name.as_str()) {
+            main = None;
+            restored.definition = Some(path.clone());
+        }
+        restored.files.push(path);
+    }
+    if let (Some(seal), Some(descriptor)) = (seal, &restored.definition) {
+        control.tell(Event::Step("computing the digests of the package"));
+        let images = restored.disks.iter().flat_map(|disk| &disk.files);
+        let text = digest::manifest_of(std::iter::once(descriptor).chain(images), control)?;
+        let path = folder.join(seal);
+        write_file(&path, text.as_bytes(), 0o644, overwrite)?;
+        restored.files.push(path);
     }
     Ok(restored)
 }
 
+fn read_kept(repository: &Repository, record: &FileRecord, folder: &Path) -> Result<KeptFile, OpsError> {
+    safe_name(&record.name, folder)?;
+    Ok(KeptFile { name: record.name.clone(), bytes: read_file(repository, record)?, mode: record.mode })
+}
+
 /// The names of all files that [`restore_machine`] may write, for a plan: nothing is read for it.
-pub fn planned_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
-    let files = manifest.files.iter().map(|file| file.name.clone());
-    let originals = files.clone().map(|name| format!("{name}.orig"));
-    disk_names(manifest, format).into_iter().chain(files.clone()).chain(originals).collect()
+pub fn planned_names(manifest: &Manifest, options: &MachineOptions) -> Vec<String> {
+    let disks = disk_names(manifest, options.format).into_iter();
+    disks.chain(definition::planned_names(manifest, options.definition)).collect()
 }
 
 fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
@@ -125,34 +170,6 @@ fn without_redo_number(stem: &str) -> &str {
         Some((front, digits)) if digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_digit()) => front,
         _ => stem,
     }
-}
-
-/// The files to write for one definition file: itself, or what it becomes and what it was.
-fn adjusted(
-    record: &FileRecord,
-    bytes: Vec<u8>,
-    slots: &[(String, String)],
-    format: DiskFormat,
-    restored: &mut RestoredMachine,
-) -> Vec<(String, Vec<u8>)> {
-    let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    let new = match extension.as_deref() {
-        Some("vmx") if !matches!(format, DiskFormat::Vmdk | DiskFormat::VmdkStream) => {
-            let kind = format.extension();
-            let warning = format!("{}: kept as it was: VMware cannot use the {kind} images beside it", record.name);
-            restored.warnings.push(warning);
-            return vec![(record.name.clone(), bytes)];
-        }
-        Some("vmx") => rewrite::vmx_with_disks(&bytes, slots),
-        Some("vmsd") => rewrite::vmsd_without_snapshots().to_vec(),
-        _ => return vec![(record.name.clone(), bytes)],
-    };
-    if new == bytes {
-        return vec![(record.name.clone(), bytes)];
-    }
-    let original = format!("{}.orig", record.name);
-    restored.notes.push(format!("{}: adjusted to the restored disks; as it was: {original}", record.name));
-    vec![(record.name.clone(), new), (original, bytes)]
 }
 
 fn read_file(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, OpsError> {

@@ -4,6 +4,7 @@
 //! written reads back is `verify`. A restore is done only when it has been verified.
 
 mod copy;
+mod definition;
 mod machine;
 mod verify;
 
@@ -19,11 +20,13 @@ use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open
 use crate::formats::sink::{DiskSink, Overwrite};
 use crate::formats::vmdk::writer::{create_sparse, create_stream};
 use crate::formats::{vdi, vhd, vhdx};
+use crate::machine::write::Target;
 use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
 use crate::units::ByteLen;
 
-pub use machine::{RestoredMachine, planned_names, restore_machine};
+pub use definition::DefinitionChoice;
+pub use machine::{MachineOptions, RestoredMachine, planned_names, restore_machine};
 
 /// The format of a restored disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -69,6 +72,36 @@ impl DiskFormat {
             DiskFormat::Vhdx => "vhdx",
             DiskFormat::Vdi => "vdi",
             DiskFormat::Qcow2 => "qcow2",
+        }
+    }
+
+    /// QEMU's name of it.
+    pub fn qemu_driver(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Vhd | DiskFormat::VhdFixed => "vpc",
+            DiskFormat::Vhdx => "vhdx",
+            DiskFormat::Vdi => "vdi",
+            DiskFormat::Qcow2 => "qcow2",
+        }
+    }
+
+    /// What machines of that definition use best.
+    pub fn best_for(target: Target) -> DiskFormat {
+        match target {
+            Target::Vmx => DiskFormat::Vmdk,
+            Target::Libvirt => DiskFormat::Qcow2,
+            Target::Ovf => DiskFormat::VmdkStream,
+        }
+    }
+
+    /// Whether machines of that definition can use it. Nobody writes into a stream-optimised image.
+    pub fn fits(self, target: Target) -> bool {
+        match target {
+            Target::Vmx => self == DiskFormat::Vmdk,
+            Target::Libvirt => self != DiskFormat::VmdkStream,
+            Target::Ovf => self == DiskFormat::VmdkStream,
         }
     }
 }
