@@ -101,7 +101,13 @@ fn as_text(inspection: &Inspection, context: &Context<'_>) -> String {
     text.push('\n');
     text.push_str(&table.to_text(context.terminal.columns()));
     for layer in &inspection.layers {
-        for remark in layer.in_use.iter().map(|why| format!("in use: {why}")).chain(layer.warnings.iter().cloned()) {
+        for remark in layer
+            .in_use
+            .iter()
+            .map(|why| format!("in use: {why}"))
+            .chain(layer.warnings.iter().cloned())
+            .chain(layer.notes.iter().cloned())
+        {
             text.push_str(&format!("{}: {remark}\n", layer.path.display()));
         }
     }

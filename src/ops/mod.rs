@@ -8,6 +8,7 @@ pub mod check;
 
 pub mod error;
 pub mod event;
+pub mod machines;
 pub mod restore;
 pub mod statistics;
 
