@@ -94,6 +94,7 @@ mod tests {
             properties: Vec::new(),
             in_use: None,
             warnings: Vec::new(),
+            notes: Vec::new(),
         }
     }
 

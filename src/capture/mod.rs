@@ -1,7 +1,7 @@
 //! Frozen views of a machine's disks: may a level be read, did it stay what it was, what can the next backup reuse.
 //!
-//! In here: the offline way ([`offline`]), the watch over files while they are read ([`guard`]), and how layers are known
-//! again on another day ([`identity`]). Not in here: how images are read (`formats`), which images a machine has
+//! In here: the offline way ([`offline`]), which processes have an image open for writing ([`writers`]), the watch over
+//! files while they are read ([`guard`]), and how layers are known again on another day ([`identity`]). Not in here: how images are read (`formats`), which images a machine has
 //! (`machine`), the repository. This room writes to no file of a machine.
 //!
 //! Unlike the other rooms of its line it knows two neighbours, by their types only: an open image (`formats`) and a machine
@@ -10,6 +10,7 @@
 pub mod guard;
 pub mod identity;
 pub mod offline;
+pub mod writers;
 
 use std::io;
 use std::path::PathBuf;
@@ -64,11 +65,17 @@ pub enum CaptureError {
 fn ways_out(kind: MachineKind, snapshots: &[String]) -> String {
     /// A lock or flag does not tell a running machine from a crashed one.
     const IF_CRASHED: &str = "if it does not run, powering it on and off once removes what a crash left";
-    if kind == MachineKind::BlockDevice {
-        "unmount it, or name a snapshot volume of it".to_owned()
-    } else if snapshots.is_empty() {
-        format!("power it off, or take a snapshot of it and back that up with --snapshot NAME; {IF_CRASHED}")
-    } else {
-        format!("power it off, or back up a frozen level: --snapshot {}; {IF_CRASHED}", snapshots.join(" | "))
+    match kind {
+        MachineKind::BlockDevice => "unmount it, or name a snapshot volume of it".to_owned(),
+        _ if !snapshots.is_empty() => {
+            format!("power it off, or back up a frozen level: --snapshot {}; {IF_CRASHED}", snapshots.join(" | "))
+        }
+        MachineKind::Libvirt => {
+            "shut it down, or let it write to an overlay (virsh snapshot-create-as --disk-only) and back \
+                                 up what that froze with --snapshot base"
+                .to_owned()
+        }
+        MachineKind::Proxmox => "shut it down, and let the task end that holds its lock".to_owned(),
+        _ => format!("power it off, or take a snapshot of it and back that up with --snapshot NAME; {IF_CRASHED}"),
     }
 }

@@ -114,6 +114,7 @@ mod tests {
             properties: Vec::new(),
             in_use: in_use.map(str::to_owned),
             warnings: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -136,6 +137,7 @@ mod tests {
             definition_texts: Vec::new(),
             // The last is a leftover of the list: it names the file in use and must not be offered.
             snapshots: vec![snapshot(1, "one", "a"), snapshot(2, "two", "b"), snapshot(3, "stale", "c")],
+            image_folders: Vec::new(),
             running: running.then(|| "the lock web1.vmx.lck is held".to_owned()),
             notes: Vec::new(),
             warnings: Vec::new(),

@@ -1,30 +1,37 @@
-//! `abbild backup`: takes a backup of each machine that is named. One machine that fails does not stop the others; a
-//! repository that fails does.
+//! `abbild backup`: takes a backup of each machine that is named or found. One machine that fails does not stop the
+//! others; a repository that fails does.
+
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::failure::{self, Usage};
+use super::failure;
 use super::progress::Progress;
+use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::machine::level::SnapshotChoice;
-use crate::machine::{self, Machine, MachineKind};
+use crate::machine::{Machine, Skipped};
 use crate::ops::OpsError;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::repo::Repository;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::{Manifest, Statistics};
+use targets::Targets;
 
 /// Arguments of `backup`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A machine's folder, its .vmx, a disk image, a folder of images, or a block device
+    /// A machine's folder, its definition, a disk image, a block device, a folder of any of these, or libvirt:NAME
+    ///
+    /// Definitions are VMware's .vmx, VirtualBox's .vbox, libvirt's domain XML, Proxmox VE's VMID.conf, and Hyper-V's
+    /// .vmcx or XML. Of a folder, all machines in it are backed up, however deep they lie. With libvirt:NAME, virsh is
+    /// asked for the machine.
     #[arg(required = true, value_name = "MACHINE", value_hint = clap::ValueHint::AnyPath)]
     machines: Vec<PathBuf>,
     /// Which level: the current state, the base below all redo logs, or a snapshot by its name or number
@@ -47,35 +54,39 @@ struct Tally {
     done: usize,
     warned: bool,
     failures: Vec<Exit>,
+    rows: Vec<[String; 6]>,
 }
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     // Read before the repository is opened or even made: a mistyped name must have no effects.
-    let machines: Vec<(&PathBuf, anyhow::Result<Machine>)> =
-        arguments.machines.iter().map(|path| (path, read(path, arguments))).collect();
-    let mut tally = Tally::default();
-    if machines.iter().all(|(_, machine)| machine.is_err()) {
-        for (path, machine) in machines {
-            if let Err(error) = machine {
-                tally.fail(context, path, &error)?;
+    let Targets { machines, skipped, warnings } = Targets::of(arguments);
+    let mut tally = Tally { warned: !warnings.is_empty(), ..Tally::default() };
+    for warning in &warnings {
+        context.terminal.json(&json!({ "warning": warning }))?;
+        context.terminal.warn(warning);
+    }
+    for skipped in &skipped {
+        tally.skip(context, skipped)?;
+    }
+    if machines.iter().all(|target| target.machine.is_err()) {
+        for target in machines {
+            if let Err(error) = target.machine {
+                tally.fail(context, &target.path, &error)?;
             }
         }
         return Ok(tally.exit());
     }
     let repository = place::open_or_create_default(context)?;
-    for (number, (path, machine)) in machines.iter().enumerate() {
-        let outcome = match machine {
+    for (number, target) in machines.iter().enumerate() {
+        let outcome = match &target.machine {
             Ok(machine) => one(&repository, machine, arguments, context),
             Err(error) => {
-                tally.fail(context, path, error)?;
+                tally.fail(context, &target.path, error)?;
                 continue;
             }
         };
         match outcome {
-            Ok(manifest) => {
-                tally.done += 1;
-                tally.warned |= !manifest.warnings.is_empty();
-            }
+            Ok(manifest) => tally.succeed(&manifest),
             Err(error) if ends_the_run(&error) => {
                 let left = machines.len() - number - 1;
                 if left > 0 {
@@ -83,19 +94,13 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
                 }
                 return Err(error);
             }
-            Err(error) => tally.fail(context, path, &error)?,
+            Err(error) => tally.fail(context, &target.path, &error)?,
         }
     }
-    Ok(tally.exit())
-}
-
-fn read(path: &Path, arguments: &Arguments) -> anyhow::Result<Machine> {
-    let machine = machine::read(path).with_context(|| format!("cannot back up {}", path.display()))?;
-    if arguments.raw && machine.kind == MachineKind::Vmware {
-        let message = format!("{} is a VMware machine: its definition says how its images are read", path.display());
-        return Err(Usage::new(message, "--raw is for image files: leave it out, or name an image").into());
+    if machines.len() > 1 {
+        context.terminal.done(&tally.summary(context.terminal.columns()))?;
     }
-    Ok(machine)
+    Ok(tally.exit())
 }
 
 fn one(
@@ -140,6 +145,23 @@ fn ends_the_run(error: &anyhow::Error) -> bool {
 }
 
 impl Tally {
+    fn succeed(&mut self, manifest: &Manifest) {
+        self.done += 1;
+        self.warned |= !manifest.warnings.is_empty();
+        let costs = &manifest.statistics;
+        self.rows.push([
+            manifest.machine.clone(),
+            text::short_id(manifest.backup),
+            text::bytes(costs.size),
+            text::bytes(costs.read),
+            text::bytes(costs.stored.unwrap_or(0)),
+            match manifest.warnings.len() {
+                0 => String::new(),
+                count => text::counted(count, "warning"),
+            },
+        ]);
+    }
+
     fn fail(&mut self, context: &Context<'_>, path: &Path, error: &anyhow::Error) -> anyhow::Result<()> {
         let verdict = failure::verdict(error);
         let mut object = failure::as_json(error);
@@ -148,7 +170,36 @@ impl Tally {
         let (message, causes) = failure::words(error);
         context.terminal.error(&message, &causes, verdict.hint.as_deref());
         self.failures.push(verdict.exit);
+        let nothing = String::new;
+        self.rows.push([path.display().to_string(), nothing(), nothing(), nothing(), nothing(), "failed".to_owned()]);
         Ok(())
+    }
+
+    fn skip(&mut self, context: &Context<'_>, skipped: &Skipped) -> anyhow::Result<()> {
+        let Skipped { path, why, is_loss } = skipped;
+        context.terminal.json(&json!({ "skipped": path, "why": why, "warning": is_loss }))?;
+        let line = format!("{} is not backed up: {why}", path.display());
+        if *is_loss {
+            context.terminal.warn(&line);
+        } else {
+            context.terminal.say(&line);
+        }
+        self.warned |= is_loss;
+        Ok(())
+    }
+
+    /// What became of each machine, a line each.
+    fn summary(&self, columns: Option<usize>) -> String {
+        let mut table = Table::new([
+            Column::text("MACHINE"),
+            Column::text("BACKUP"),
+            Column::number("SIZE").spare(),
+            Column::number("READ").spare(),
+            Column::number("STORED").spare(),
+            Column::text("REMARK"),
+        ]);
+        self.rows.iter().for_each(|row| table.row(row.clone()));
+        format!("\n{}", table.to_text(columns))
     }
 
     /// A code of its own only if all failed, and in the same way.

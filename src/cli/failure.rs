@@ -161,6 +161,9 @@ fn of_ops(error: &OpsError) -> Option<Verdict> {
                 "the package was damaged or changed after it was made: fetch it again from where it came".to_owned(),
             ),
         }),
+        OpsError::Libvirt { .. } => {
+            failed("see what libvirt has: virsh list --all; or name the machine's XML file, as virsh dumpxml prints it")
+        }
         OpsError::Target { .. } => failed("name another folder, or allow files in it to be replaced: --overwrite"),
         // Their cause may be known.
         _ => None,
@@ -233,11 +236,12 @@ fn of_store(error: &StoreError) -> Option<Verdict> {
     }
 }
 
+/// What to type instead.
+const NAME_A_MACHINE: &str = "name a machine's folder or definition, a disk image or a block device";
+
 fn of_machine(error: &MachineError) -> Option<Verdict> {
     match error {
-        MachineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            failed("name a machine's folder, its .vmx, a disk image or a block device")
-        }
+        MachineError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => failed(NAME_A_MACHINE),
         MachineError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             failed("this user may not read it: run abbild as a user who may")
         }
@@ -247,7 +251,7 @@ fn of_machine(error: &MachineError) -> Option<Verdict> {
         MachineError::NoSuchSnapshot { .. } | MachineError::AmbiguousSnapshot { .. } => {
             failed("choose one of these with --snapshot, by name or number; or base, or current")
         }
-        MachineError::NoMachine { .. } => failed("name a machine's folder, its .vmx, a disk image or a block device"),
+        MachineError::NoMachine { .. } => failed(NAME_A_MACHINE),
         _ => None,
     }
 }

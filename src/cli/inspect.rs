@@ -15,8 +15,8 @@ use crate::archive;
 use crate::formats::inspect::{MapKind, map};
 use crate::formats::{self, OpenPolicy};
 use crate::guest::partitions::Scheme;
-use crate::machine;
 use crate::ops::inspect::{Contents, Inspection, inspect};
+use crate::ops::machines;
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ fn package(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let opened = archive::open(path)?;
     let members = archive::members(&opened.file, opened.len, path)?;
     let (mut disks, mut faults) = (Vec::new(), Vec::new());
-    match machine::read(path) {
+    match machines::read(path) {
         Ok(machine) => {
             let policy = OpenPolicy::named_by_user(path)?;
             disks.extend(machine.disks.iter().map(|disk| inspect(&disk.image, &policy)));
@@ -204,7 +204,13 @@ fn image_as_text(inspection: &formats::Inspection, context: &Context<'_>) -> Str
     text.push('\n');
     text.push_str(&table.to_text(context.terminal.columns()));
     for layer in &inspection.layers {
-        for remark in layer.in_use.iter().map(|why| format!("in use: {why}")).chain(layer.warnings.iter().cloned()) {
+        for remark in layer
+            .in_use
+            .iter()
+            .map(|why| format!("in use: {why}"))
+            .chain(layer.warnings.iter().cloned())
+            .chain(layer.notes.iter().cloned())
+        {
             text.push_str(&format!("{}: {remark}\n", layer.path.display()));
         }
     }

@@ -55,6 +55,8 @@ pub struct LayerReport {
     pub in_use: Option<String>,
     /// What is odd but harmless.
     pub warnings: Vec<String>,
+    /// What the file holds besides this state of the disk.
+    pub notes: Vec<String>,
     /// The files it consists of.
     pub files: Vec<FileState>,
     /// Geometry and the like.
@@ -166,6 +168,7 @@ fn report(layer: Layer, faults: &mut Vec<String>) -> LayerReport {
         parent_content_id: layer.parent_content_id,
         in_use: layer.in_use,
         warnings: layer.warnings,
+        notes: layer.notes,
         files: layer.files,
         properties: layer.properties,
     }

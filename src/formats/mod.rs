@@ -51,7 +51,8 @@ pub struct Layer {
     pub files: Vec<FileState>,
     /// Format and variant, as `inspect` shows them, e.g. `vmdk monolithicSparse`, `qcow2 v3 zstd`, `raw`.
     pub variant: String,
-    /// This layer's own identity in its format (VMDK: CID as 8 hex digits; VHD, VHDX, VDI: a UUID); empty where the format has none.
+    /// This layer's own identity in its format (VMDK: CID as 8 hex digits; VHD, VHDX, VDI: a UUID; an internal snapshot of
+    /// qcow2: its id); empty where the format has none.
     pub content_id: String,
     /// The identity the parent must have; `None` for a base.
     pub parent_content_id: Option<String>,
@@ -62,6 +63,8 @@ pub struct Layer {
     pub in_use: Option<String>,
     /// What is odd but harmless; goes into the report.
     pub warnings: Vec<String>,
+    /// What the file holds besides this state of the disk, and without what the disk is still whole.
+    pub notes: Vec<String>,
 }
 
 /// What a file was at one moment; a difference later means that somebody wrote to it.
@@ -183,6 +186,13 @@ pub fn open(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
 pub fn open_raw(path: &Path, policy: &OpenPolicy) -> Result<Image, ImageError> {
     let layer = raw::image::open(policy.open_top(path)?)?;
     Ok(Image { layers: vec![layer] })
+}
+
+/// Every file besides `path` that the image at `path` consists of or stands on, as far as its chain can be opened.
+pub fn files_below(path: &Path, policy: &OpenPolicy) -> Vec<PathBuf> {
+    let (layers, _) = open_layers(path, policy);
+    let files = layers.into_iter().flat_map(|layer| layer.files).map(|file| file.path);
+    files.filter(|file| file != path).collect()
 }
 
 /// The layers that could be opened, and what is wrong; without faults the chain is complete.

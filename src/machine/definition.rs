@@ -11,7 +11,7 @@ use super::dictionary::Dictionary;
 use super::error::MachineError;
 use super::folder::{extension, read_bounded};
 use super::hardware::Hardware;
-use super::{Machine, libvirt, ovf, vmware, vmx, xml};
+use super::{FilesBelow, Machine, hyperv, libvirt, ovf, proxmox, virtualbox, vmware, vmx, xml};
 
 /// A format of definitions. The order is the order of preference where one folder describes the same machine twice: a
 /// hypervisor's own file before one made for transport.
@@ -19,6 +19,12 @@ use super::{Machine, libvirt, ovf, vmware, vmx, xml};
 pub(super) enum DefinitionKind {
     /// `.vmx`; `.vmtx` is that of a template, with the same keys.
     Vmware,
+    /// `.vbox`.
+    VirtualBox,
+    /// `.vmcx`, or the XML of before.
+    HyperV,
+    /// `VMID.conf`.
+    Proxmox,
     /// Domain XML.
     Libvirt,
     /// `.ovf`, alone or in an `.ova`.
@@ -31,7 +37,11 @@ impl DefinitionKind {
         match extension(file).as_str() {
             "vmx" | "vmtx" => Some(DefinitionKind::Vmware),
             "ovf" | "ova" => Some(DefinitionKind::Ovf),
+            "vbox" => Some(DefinitionKind::VirtualBox),
+            "vmcx" => Some(DefinitionKind::HyperV),
+            "conf" => proxmox::looks_like(head).then_some(DefinitionKind::Proxmox),
             "xml" => match xml::first_name(head)?.as_str() {
+                hyperv::ROOT => Some(DefinitionKind::HyperV),
                 name if libvirt::ROOTS.contains(&name) => Some(DefinitionKind::Libvirt),
                 _ => None,
             },
@@ -42,16 +52,19 @@ impl DefinitionKind {
     /// The kind of a plain file of this host. One that cannot be read is taken for what its name says.
     pub(super) fn of_file(file: &Path) -> Option<DefinitionKind> {
         let head = match extension(file).as_str() {
-            "xml" => head_of(file).unwrap_or_default(),
+            "xml" | "conf" => head_of(file).unwrap_or_default(),
             _ => Vec::new(),
         };
         DefinitionKind::of(file, &head)
     }
 
-    /// Reads the machine that `file`, a canonical path, defines.
-    pub(super) fn read(self, file: &Path) -> Result<Machine, MachineError> {
+    /// Reads the machine that `file`, a canonical path, defines; `below` tells which files an image stands on.
+    pub(super) fn read(self, file: &Path, below: &FilesBelow<'_>) -> Result<Machine, MachineError> {
         match self {
             DefinitionKind::Vmware => vmware::read(file),
+            DefinitionKind::VirtualBox => virtualbox::read(file, &read_bounded(file)?),
+            DefinitionKind::HyperV => hyperv::read(file, below),
+            DefinitionKind::Proxmox => proxmox::read(file, &read_bounded(file)?),
             DefinitionKind::Libvirt => libvirt::read(file, &read_bounded(file)?),
             DefinitionKind::Ovf => ovf::read(file),
         }
@@ -59,13 +72,21 @@ impl DefinitionKind {
 }
 
 /// The hardware that a definition describes. Pure: only its bytes are looked at; `file` is its name, which tells the kind
-/// together with the first bytes, and names it in errors. Disks are in the order of [`Machine::disks`].
+/// together with the first bytes, and names it in errors. Disks are in the order of [`Machine::disks`], which may have more
+/// behind them (what UEFI firmware and a TPM remember).
 ///
 /// # Errors
 /// [`MachineError::Unsupported`] for a file that is no definition with hardware; else what is wrong with it.
 pub fn hardware_of(file: &Path, bytes: &[u8]) -> Result<Hardware, MachineError> {
     match DefinitionKind::of(file, bytes) {
         Some(DefinitionKind::Vmware) => vmx::hardware::hardware(&Dictionary::parse(file, bytes)?),
+        Some(DefinitionKind::VirtualBox) => virtualbox::hardware::hardware(file, bytes),
+        Some(DefinitionKind::HyperV) if extension(file) == "xml" => hyperv::hardware::hardware(file, bytes),
+        Some(DefinitionKind::HyperV) => Err(MachineError::Unsupported {
+            path: file.to_path_buf(),
+            feature: "a binary configuration of Hyper-V as the description of hardware".to_owned(),
+        }),
+        Some(DefinitionKind::Proxmox) => proxmox::hardware::hardware(file, bytes),
         Some(DefinitionKind::Libvirt) => libvirt::hardware::hardware(file, bytes),
         Some(DefinitionKind::Ovf) => ovf::hardware::hardware(file, bytes),
         None => Err(MachineError::Unsupported {

@@ -95,7 +95,7 @@ pub enum MachineError {
         found: Vec<PathBuf>,
     },
     /// Nothing that looks like a machine.
-    #[error("{} holds no machine: no .vmx and no disk image", folder.display())]
+    #[error("{} holds no machine: no definition of one and no disk image", folder.display())]
     NoMachine {
         /// The folder that was named.
         folder: PathBuf,

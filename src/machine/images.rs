@@ -1,8 +1,9 @@
 //! Machines without a definition: one image, one block device, a folder of images.
 //!
 //! In here: which files are images, and which of them are the newest of their chain. For that it looks at the text of
-//! VMDK descriptors, no further; what is inside an image is the matter of `formats`. Chains of other formats are not
-//! followed: each such file counts as a disk of its own.
+//! VMDK descriptors, no further; what is inside an image is the matter of `formats`, and which files an image stands on is
+//! asked of the caller ([`FilesBelow`]): to parse every format's parent locators here once more would be a second reader
+//! of each, with its own faults.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use super::error::MachineError;
 use super::folder::{Entry, extension, lock_of};
 use super::names::printable;
-use super::{Machine, MachineDisk, MachineKind};
+use super::{FilesBelow, Machine, MachineDisk, MachineKind};
 
 /// Extensions of disk images. A file of one that we cannot read yet is still taken: `formats` will name it, and nothing
 /// is left out in silence.
@@ -57,36 +58,51 @@ pub(super) fn block_device(device: &Path) -> Result<Machine, MachineError> {
     Ok(machine)
 }
 
-/// The images of a folder, the newest of each chain as a disk; `None` if there is no image.
-pub(super) fn folder(folder: &Path, entries: &[Entry]) -> Result<Option<Machine>, MachineError> {
-    let mut images = Vec::new();
-    let mut used: HashSet<String> = HashSet::new();
+/// The images among a folder's entries; pieces that a descriptor beside them names are none.
+pub(super) fn files(entries: &[Entry]) -> Vec<PathBuf> {
     let files = entries.iter().filter(|entry| IMAGE_EXTENSIONS.contains(&entry.extension().as_str()));
-    for entry in files.filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_file())) {
-        if entry.extension() == "vmdk" {
-            match names_in(&entry.path).map_err(MachineError::io(&entry.path))? {
-                Some(names) => used.extend(names.into_iter().filter(|name| *name != entry.name)),
-                None if part_of_disk(&entry.path).is_some() => continue,
-                None => {}
-            }
-        }
-        images.push(entry);
+    let plain = files.filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_file()));
+    let whole = plain.filter(|entry| {
+        let is_part = entry.extension() == "vmdk" && part_of_disk(&entry.path).is_some();
+        // What cannot be read is left to whoever opens it.
+        !is_part || !matches!(names_in(&entry.path), Ok(None))
+    });
+    whole.map(|entry| entry.path.clone()).collect()
+}
+
+/// The images of a folder without a definition, the newest of each chain as a disk; `None` if there is no image.
+pub(super) fn folder(
+    folder: &Path,
+    images: &[PathBuf],
+    below: &FilesBelow<'_>,
+) -> Result<Option<Machine>, MachineError> {
+    if images.is_empty() {
+        return Ok(None);
     }
-    let newest: Vec<PathBuf> =
-        images.iter().filter(|entry| !used.contains(&entry.name)).map(|entry| entry.path.clone()).collect();
+    let newest = newest(folder, images, below);
     if newest.is_empty() {
-        let found: Vec<PathBuf> = images.iter().map(|entry| entry.path.clone()).collect();
-        return if found.is_empty() {
-            Ok(None)
-        } else {
-            Err(MachineError::NoNewestImage { folder: folder.to_path_buf(), found })
-        };
+        return Err(MachineError::NoNewestImage { folder: folder.to_path_buf(), found: images.to_vec() });
     }
     let name = printable(&folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy());
     let running = newest.iter().find_map(|image| lock_of(image));
     let mut machine = without_definition(name, folder, MachineKind::ImageFolder, newest);
     machine.running = running;
     Ok(Some(machine))
+}
+
+/// Those of `images` that no other of them stands on. Names in descriptors count besides what can be opened: a redo log
+/// that is broken must not make its parent a disk of its own.
+pub(super) fn newest(folder: &Path, images: &[PathBuf], below: &FilesBelow<'_>) -> Vec<PathBuf> {
+    let mut used: HashSet<PathBuf> = HashSet::new();
+    for image in images {
+        let named = if extension(image) == "vmdk" { names_in(image).ok().flatten() } else { None };
+        let named = named.into_iter().flatten().map(|name| image.with_file_name(name));
+        let own = image.canonicalize().ok();
+        let files = named.chain(below(image, folder)).filter_map(|file| file.canonicalize().ok());
+        used.extend(files.filter(|file| Some(file) != own.as_ref()));
+    }
+    let is_newest = |image: &&PathBuf| image.canonicalize().map_or(true, |real| !used.contains(&real));
+    images.iter().filter(is_newest).cloned().collect()
 }
 
 fn without_definition(name: String, folder: &Path, kind: MachineKind, images: Vec<PathBuf>) -> Machine {

@@ -179,6 +179,7 @@ mod tests {
                     frozen: frozen.iter().map(|(slot, image)| ((*slot).to_owned(), image.into())).collect(),
                 })
                 .collect(),
+            image_folders: Vec::new(),
             running: None,
             notes: Vec::new(),
             warnings: Vec::new(),

@@ -1,19 +1,26 @@
 //! Definition files → [`Machine`]: what a VM is called, which disks it has, which frozen levels its snapshots give.
 //!
-//! In here: reading VMware folders, `.vmx` and `.vmsd`, bare images, folders of images; identity that survives a move.
+//! In here: the definitions of VMware, VirtualBox, Hyper-V, Proxmox VE and libvirt, bare images, folders of images, trees of
+//! all these; identity that survives a move; the hardware a definition describes, for writing it in another format.
 //! Not in here: what is inside an image (`formats`), whether it may be read now (`capture`), the repository.
+//!
+//! `definition` knows all formats and sends each file to its room; `tree` searches folders.
 
 mod definition;
 mod dictionary;
 mod error;
 mod folder;
 pub mod hardware;
+mod hyperv;
 mod images;
 pub mod level;
 mod libvirt;
 mod names;
 pub mod ovf;
+mod proxmox;
 pub mod rewrite;
+mod tree;
+mod virtualbox;
 mod vmsd;
 mod vmware;
 mod vmx;
@@ -27,6 +34,7 @@ use definition::DefinitionKind;
 pub use definition::{hardware_of, of_libvirt_dump};
 pub use error::MachineError;
 use serde::{Deserialize, Serialize};
+pub use tree::{Found, FoundMachine, Skipped};
 
 /// A virtual machine as its files describe it.
 #[derive(Clone, Debug)]
@@ -47,6 +55,8 @@ pub struct Machine {
     pub definition_texts: Vec<(String, Vec<u8>)>,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<MachineSnapshot>,
+    /// Folders besides the machine's own in which its images may name files, by the host's own configuration.
+    pub image_folders: Vec<PathBuf>,
     /// What looks as if the machine were running (lock folder beside the definition); `None` if nothing does.
     pub running: Option<String>,
     /// What was skipped without a loss: CD-ROM drives, CD images, empty slots.
@@ -129,6 +139,7 @@ impl Machine {
             definition_files: Vec::new(),
             definition_texts: Vec::new(),
             snapshots: Vec::new(),
+            image_folders: Vec::new(),
             running: None,
             notes: Vec::new(),
             warnings: Vec::new(),
@@ -145,63 +156,50 @@ impl Machine {
     }
 }
 
-/// Reads the machine that a path means: a VMware folder, a `.vmx`, an image file, a block device, or a folder of images.
+/// Which files an image stands on: the lower layers of its chain and the parts it consists of, as far as they can be found.
+/// The second path is the folder they must lie in. Only whoever can open images knows; this room does not.
+pub type FilesBelow<'f> = dyn Fn(&Path, &Path) -> Vec<PathBuf> + 'f;
+
+/// Reads the machine that a path means: a definition, an image file, a block device, or a folder with one machine in it.
 ///
-/// Nothing is opened for writing, no disk is opened at all.
+/// Nothing is opened for writing; images are opened only by `below`, where chains must be told apart.
 ///
 /// # Errors
 /// [`MachineError::SeveralMachines`] with the choices if the path means more than one; else what is wrong with which file.
-pub fn read(path: &Path) -> Result<Machine, MachineError> {
+pub fn read(path: &Path, below: &FilesBelow<'_>) -> Result<Machine, MachineError> {
+    let mut found = find(path, below)?.machines;
+    match found.len() {
+        0 => Err(MachineError::NoMachine { folder: path.to_path_buf() }),
+        1 => found.remove(0).machine,
+        _ => {
+            let found = found.into_iter().map(|machine| machine.path).collect();
+            Err(MachineError::SeveralMachines { folder: path.to_path_buf(), found })
+        }
+    }
+}
+
+/// Finds every machine that a path means: in a folder all those below it, else the one that the file or device is.
+///
+/// # Errors
+/// If the path itself cannot be read. What is wrong with one of several machines is in [`Found::machines`].
+pub fn find(path: &Path, below: &FilesBelow<'_>) -> Result<Found, MachineError> {
     let file_type = path.metadata().map_err(MachineError::io(path))?.file_type();
+    let one = |path: PathBuf, machine| Found { machines: vec![FoundMachine { path, machine }], skipped: Vec::new() };
     if file_type.is_block_device() {
         // Not its canonical name: `/dev/disk/by-id/…` still means the same device tomorrow, `/dev/sdb` does not.
-        return images::block_device(path);
+        return Ok(one(path.to_path_buf(), images::block_device(path)));
     }
     let path = path.canonicalize().map_err(MachineError::io(path))?;
     if file_type.is_dir() {
-        in_folder(&path)
+        tree::find(&path, below)
     } else if !file_type.is_file() {
-        Err(MachineError::Unsupported {
-            path,
-            feature: "a machine that is neither file, folder nor block device".into(),
-        })
+        let feature = "a machine that is neither file, folder nor block device".to_owned();
+        Err(MachineError::Unsupported { path, feature })
     } else if let Some(kind) = DefinitionKind::of_file(&path) {
-        kind.read(&path)
+        let machine = kind.read(&path, below);
+        Ok(one(path, machine))
     } else {
-        images::single(&path)
+        let machine = images::single(&path);
+        Ok(one(path, machine))
     }
-}
-
-/// The one machine of a folder: its definition, its images, or those of the only subfolder that has any.
-fn in_folder(folder: &Path) -> Result<Machine, MachineError> {
-    let entries = folder::entries(folder)?;
-    match definitions(&entries).as_slice() {
-        [] => {}
-        [(one, kind)] => return kind.read(one),
-        several => return Err(several_machines(folder, several)),
-    }
-    if let Some(machine) = images::folder(folder, &entries)? {
-        return Ok(machine);
-    }
-    // A folder above machines, such as a datastore. Folders that cannot be listed hold no machine for us.
-    let mut found = Vec::new();
-    for entry in entries.iter().filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_dir())) {
-        found.extend(folder::entries(&entry.path).map(|inside| definitions(&inside)).unwrap_or_default());
-    }
-    match found.as_slice() {
-        [] => Err(MachineError::NoMachine { folder: folder.to_path_buf() }),
-        [(one, kind)] => kind.read(one),
-        _ => Err(several_machines(folder, &found)),
-    }
-}
-
-/// The definitions among a folder's files.
-fn definitions(entries: &[folder::Entry]) -> Vec<(PathBuf, DefinitionKind)> {
-    let files = entries.iter().filter(|entry| entry.metadata().is_some_and(|metadata| metadata.is_file()));
-    files.filter_map(|entry| Some((entry.path.clone(), DefinitionKind::of_file(&entry.path)?))).collect()
-}
-
-fn several_machines(folder: &Path, found: &[(PathBuf, DefinitionKind)]) -> MachineError {
-    let found = found.iter().map(|(path, _)| path.clone()).collect();
-    MachineError::SeveralMachines { folder: folder.to_path_buf(), found }
 }

@@ -19,8 +19,9 @@ use super::error::{MachineError, shown};
 const NODES_MAX: u64 = 1 << 18;
 /// Deepest nesting: VirtualBox nests each snapshot two deeper than its parent and allows 250. Readers may recurse.
 const DEPTH_MAX: u64 = 600;
-/// How much of a file is looked at for the name of its first element.
-pub(super) const HEAD_BYTES: u64 = 16 << 10;
+/// How much of a file is looked at to see what it is: libvirt puts a comment before the first element, Proxmox VE the
+/// admin's notes, percent-encoded, before the first key.
+pub(super) const HEAD_BYTES: u64 = 64 << 10;
 
 /// An element with all below it.
 #[derive(Debug, Default, PartialEq, Eq)]

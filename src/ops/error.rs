@@ -16,6 +16,18 @@ pub enum OpsError {
     /// The machine's definition.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// libvirt, asked for a machine.
+    #[error("libvirt was asked for {machine} (virsh {verb}): {reason}")]
+    Libvirt {
+        /// The name it was asked for.
+        machine: String,
+        /// The command.
+        verb: &'static str,
+        /// What it said.
+        reason: String,
+        /// What the system said.
+        source: Option<std::io::Error>,
+    },
     /// An image: opening or writing it.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -9,6 +9,7 @@ mod digest;
 pub mod error;
 pub mod event;
 pub mod inspect;
+pub mod machines;
 pub mod restore;
 pub mod statistics;
 

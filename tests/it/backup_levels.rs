@@ -9,10 +9,10 @@ use abbild::capture::CaptureError;
 use abbild::disk::{Disk, ExtentKind};
 use abbild::formats::sink::Overwrite;
 use abbild::formats::{self, OpenPolicy};
-use abbild::machine;
 use abbild::ops::OpsError;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::event::{Control, Event, Events, Silent};
+use abbild::ops::machines;
 use abbild::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, MachineOptions, restore_disk, restore_machine};
 use abbild::repo::intake::Committed;
 use abbild::repo::manifest::{self, Manifest};
@@ -41,7 +41,7 @@ fn options(level: &str) -> BackupOptions {
 }
 
 fn back_up(repository: &Arc<Repository>, folder: &Path, level: &str) -> Result<Committed, OpsError> {
-    let machine = machine::read(folder)?;
+    let machine = machines::read(folder)?;
     backup(repository, &machine, &options(level), quiet(&AtomicBool::new(false)))
 }
 
@@ -182,7 +182,7 @@ impl<F: Fn() + Sync> Events for AtBegin<F> {
 fn a_file_that_changes_while_it_is_read_is_no_backup() {
     let source = RawMachine::new(&noise(8 << 20, 1));
     let repository = create_on(&MemFs::new());
-    let machine = machine::read(&source.image()).unwrap();
+    let machine = machines::read(&source.image()).unwrap();
     let events = AtBegin(|| source.write(&noise(8 << 20, 2)));
     let interrupt = AtomicBool::new(false);
     let control = Control { events: &events, interrupt: &interrupt };
@@ -229,7 +229,7 @@ fn an_interrupted_backup_goes_on_from_what_is_stored() {
     let interrupt = AtomicBool::new(false);
     let events = InterruptAfter { bytes: (220 << 20).into(), interrupt: &interrupt };
     let control = Control { events: &events, interrupt: &interrupt };
-    let machine = machine::read(&source.image()).unwrap();
+    let machine = machines::read(&source.image()).unwrap();
     let outcome = backup(&repository, &machine, &options("current"), control);
     assert!(matches!(outcome, Err(OpsError::Interrupted)), "{outcome:?}");
     drop(repository);
@@ -254,8 +254,8 @@ fn a_restored_machine_has_its_disks_and_definition() {
     };
     let restored = restore_machine(&repository, &manifest, &to, &options, quiet(&interrupt)).unwrap();
     assert_eq!(restored.disks[0].files, [to.join("web1.vmdk")]);
-    let read_back = machine::read(&to).unwrap();
-    assert_eq!(read_back.identity, machine::read(&folder).unwrap().identity);
+    let read_back = machines::read(&to).unwrap();
+    assert_eq!(read_back.identity, machines::read(&folder).unwrap().identity);
     assert_eq!(read_back.disks[0].image, to.join("web1.vmdk"));
     assert_eq!(read_back.snapshots.len(), 0);
     let original = folder.join("web1-000002.vmdk");
@@ -333,7 +333,7 @@ fn a_control_that_says_nothing_is_enough() {
     // `Silent` is what library users without a terminal pass: it must not matter.
     let control = Control { events: &Silent, interrupt: &AtomicBool::new(true) };
     let source = RawMachine::new(&noise(1 << 20, 1));
-    let machine = machine::read(&source.image()).unwrap();
+    let machine = machines::read(&source.image()).unwrap();
     let outcome = backup(&create_on(&MemFs::new()), &machine, &options("current"), control);
     assert!(matches!(outcome, Err(OpsError::Interrupted)), "{outcome:?}");
 }

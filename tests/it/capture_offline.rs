@@ -10,8 +10,8 @@ use abbild::capture::identity::{LayerIdentity, common_frozen_base};
 use abbild::capture::offline::{CapturedDisk, OpenedDisk, take};
 use abbild::disk::Disk;
 use abbild::formats::{self, OpenPolicy};
-use abbild::machine;
 use abbild::machine::level::choose;
+use abbild::ops::machines;
 use abbild::units::GuestOffset;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ fn web1() -> (TempDir, PathBuf) {
 
 /// The one disk of the machine at a level, as `backup` would take it.
 fn capture(folder: &Path, choice: &str) -> Result<CapturedDisk, CaptureError> {
-    let machine = machine::read(folder).unwrap();
+    let machine = machines::read(folder).unwrap();
     let level = choose(&machine, &choice.parse().unwrap()).unwrap();
     let policy = OpenPolicy::within(&machine.folder).unwrap();
     let open = |image: &Path| formats::open(image, &policy).unwrap();

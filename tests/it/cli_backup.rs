@@ -71,7 +71,7 @@ fn a_mistyped_machine_has_no_effects() {
     assert_eq!(
         stage.redacted(&run.stderr),
         "error: cannot back up wbe1\n  cause: cannot read wbe1\n  cause: No such file or directory (os error 2)\n  \
-         hint: name a machine's folder, its .vmx, a disk image or a block device\n"
+         hint: name a machine's folder or definition, a disk image or a block device\n"
     );
     assert!(!stage.path("data").exists() && !stage.path("config").exists());
 }

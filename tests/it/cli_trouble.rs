@@ -117,9 +117,10 @@ fn a_full_repository_or_target_is_said_to_be_full() {
     let stage = Stage::new();
     let full = Tmpfs::mount(stage.path("full"), "24m");
     incompressible(&stage.path("disk.img"), 64 << 20);
+    std::fs::write(stage.path("later.img"), [1; 512]).unwrap();
     let there = ["--repo", "full/repo", "--key-file", "key"];
     stage.run(&[&["init"][..], &there].concat()).ok();
-    let run = stage.run(&[&["backup", "web1", "disk.img", "web1", "--json"][..], &there].concat()).ended(14);
+    let run = stage.run(&[&["backup", "web1", "disk.img", "later.img", "--json"][..], &there].concat()).ended(14);
     assert!(run.stderr.contains("hint: make room there") && run.stderr.contains("1 machine not backed up"), "{run:?}");
     let lines = run.json_lines();
     assert_eq!((lines.len(), &lines[1]["error"]["exit_code"]), (2, &14.into()), "{run:?}");

@@ -123,7 +123,7 @@ fn back_up(repository: &Arc<Repository>, top: &Path) -> Result<BackupId, String>
         let causes = std::iter::successors(err.source(), |cause| cause.source());
         causes.fold(err.to_string(), |line, cause| format!("{line}: {cause}"))
     };
-    let machine = machine::read(top).map_err(|err| in_full(&err))?;
+    let machine = machines::read(top).map_err(|err| in_full(&err))?;
     let committed = backup(repository, &machine, &options, quiet(&AtomicBool::new(false)));
     committed.map(|committed| committed.manifest.backup).map_err(|err| in_full(&err))
 }

@@ -315,7 +315,10 @@ fn internal_snapshots_open_by_id_and_name() {
         }
         let active = open(&path);
         conformance::check(&active.disk(), &qemu::qcow2_content(dir.path(), "disk.qcow2", &[]));
-        assert_eq!(active.layers[0].warnings, ["it holds 3 internal snapshots, which are not read: clean, later, 2"]);
+        assert_eq!(
+            active.layers[0].notes,
+            ["it holds 3 internal snapshots, which are not part of this: clean, later, 2"]
+        );
         let err = open_snapshot(&path, Selector::Name("gone"), &policy(&path)).err().unwrap();
         assert!(matches!(&err, ImageError::Missing { role: "internal snapshot", .. }), "{err}");
         qemu::img(dir.path(), &["snapshot", "-c", "clean", "disk.qcow2"]);

@@ -88,6 +88,19 @@ fn write(folder: &Path, name: &str, plan: &Plan) {
     std::fs::write(folder.join(name), build(plan)).unwrap();
 }
 
+/// Lays a chain out as three snapshots leave it, oldest first, and tells what is on the disk at each level.
+pub fn chain(folder: &Path, names: [&str; 3]) -> [Vec<u8>; 3] {
+    let all: Vec<_> = (0..16).map(|number| (number, 1)).collect();
+    write(folder, names[0], &base(&all));
+    write(folder, names[1], &Plan { kind: 4, ids: [2, 22, 1, 11], ..base(&[(1, 2), (2, 0)]) });
+    write(folder, names[2], &Plan { kind: 4, ids: [3, 33, 2, 22], ..base(&[(3, 3)]) });
+    let mut content = Vec::new();
+    [&[(0, 2048, 1)][..], &[(128, 128, 2), (256, 128, 0)], &[(384, 128, 3)]].map(|runs| {
+        apply(&mut content, SIZE, 512, runs);
+        content.clone()
+    })
+}
+
 #[test]
 fn every_variant_reads_as_qemu_reads_it() {
     for (is_static, variant) in [("off", "vdi dynamic"), ("on", "vdi fixed")] {

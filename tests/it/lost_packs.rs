@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use abbild::ops::backup::BackupOptions;
 use abbild::ops::backup::backup;
+use abbild::ops::machines;
 use abbild::repo::Repository;
 use abbild::repo::ids::{BackupId, PackId};
 use abbild::repo::intake::Committed;
 use abbild::repo::pack;
 use abbild::repo::store::faulty::MemFs;
-use abbild::{machine, ops::backup::BackupOptions};
 
 use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, store_on};
 
@@ -23,7 +24,7 @@ fn lose_data(repository: &Repository, fs: &MemFs) -> PackId {
 fn back_up(machine: &RawMachine, repository: &Arc<Repository>, full_read: bool) -> Committed {
     let options =
         BackupOptions { level: "current".parse().unwrap(), full_read, allowed_folders: Vec::new(), as_raw: false };
-    let read = machine::read(&machine.image()).unwrap();
+    let read = machines::read(&machine.image()).unwrap();
     backup(repository, &read, &options, quiet(&false.into())).unwrap()
 }
 

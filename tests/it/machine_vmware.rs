@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use abbild::machine::level::{SnapshotChoice, choose};
-use abbild::machine::{self, Machine, MachineError, MachineIdentity, MachineKind};
+use abbild::machine::{Machine, MachineError, MachineIdentity, MachineKind};
+use abbild::ops::machines;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -33,13 +34,13 @@ fn run(program: &str, arguments: &[&str]) {
 /// A machine that must be readable.
 #[track_caller]
 fn read(path: &Path) -> Machine {
-    machine::read(path).unwrap_or_else(|error| panic!("{error}"))
+    machines::read(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The message for a path that must be refused, without the folder's name.
 #[track_caller]
 fn refusal(path: &Path, folder: &Path) -> String {
-    match machine::read(path) {
+    match machines::read(path) {
         Ok(machine) => panic!("was accepted as {machine:?}"),
         Err(error) => error.to_string().replace(folder.to_str().unwrap(), "DIR"),
     }
@@ -244,7 +245,7 @@ fn hostile_definitions() {
         "DIR/web1.vmx: a machine that is neither file, folder nor block device is not supported"
     );
     fs::remove_file(&vmx).unwrap();
-    assert!(matches!(machine::read(&vmx), Err(MachineError::Io { .. })));
+    assert!(matches!(machines::read(&vmx), Err(MachineError::Io { .. })));
 
     // A path that leads away stays as it is: the open policy refuses it when the image is opened.
     fs::write(&vmx, &sound).unwrap();
@@ -300,7 +301,10 @@ fn folders_of_several_machines_are_explained() {
     fs::copy(folder.join("web1.vmx"), folder.join("copy.vmx")).unwrap();
     assert_eq!(refusal(&folder, &folder), "DIR holds several machines, name one of them: DIR/copy.vmx, DIR/web1.vmx");
     fs::create_dir(above.join("empty")).unwrap();
-    assert_eq!(refusal(&above.join("empty"), &above), "DIR/empty holds no machine: no .vmx and no disk image");
+    assert_eq!(
+        refusal(&above.join("empty"), &above),
+        "DIR/empty holds no machine: no definition of one and no disk image"
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use abbild::machine;
 use abbild::ops::backup::{BackupOptions, backup};
+use abbild::ops::machines;
 use abbild::repo::ids::BackupId;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::{Repository, listed_packs, pack};
@@ -121,7 +121,7 @@ impl History {
     }
 
     fn back_up(&mut self, full_read: bool) {
-        let machine = machine::read(&self.folder().join("web.vmx")).unwrap();
+        let machine = machines::read(&self.folder().join("web.vmx")).unwrap();
         let options =
             BackupOptions { level: "current".parse().unwrap(), full_read, allowed_folders: Vec::new(), as_raw: false };
         let done = backup(&self.repository, &machine, &options, quiet(&false.into())).unwrap();

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use abbild::disk::Disk;
-use abbild::machine::{self, level::SnapshotChoice};
+use abbild::machine::level::SnapshotChoice;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::event::{Control, Silent};
+use abbild::ops::machines;
 use abbild::ops::{OpsError, check};
 use abbild::repo::ids::BackupId;
 use abbild::repo::index::IndexPlace;
@@ -83,7 +84,7 @@ impl RawMachine {
 
     /// Backs it up.
     pub fn back_up(&self, repository: &Arc<Repository>) -> Result<Committed, OpsError> {
-        let machine = machine::read(&self.image())?;
+        let machine = machines::read(&self.image())?;
         let options = BackupOptions {
             level: SnapshotChoice::Current,
             full_read: false,

@@ -140,14 +140,16 @@ fn open_level(file: ImageFile, selector: Option<Selector<'_>>, policy: &OpenPoli
         }
     };
     let snapshots = snapshots::read(&image, &layout)?;
-    let (geometry, l1_at) = match selector {
+    let mut notes = Vec::new();
+    // Of one file there are several states; which one this is must be part of what it is known by on another day.
+    let (geometry, l1_at, content_id) = match selector {
         None => {
-            warnings.extend(snapshots_note(&snapshots));
-            (layout.geometry, layout.l1_at)
+            notes.extend(snapshots_note(&snapshots));
+            (layout.geometry, layout.l1_at, String::new())
         }
         Some(selector) => {
             let snapshot = select(&image, &snapshots, selector)?;
-            (snapshot.geometry, snapshot.l1_at)
+            (snapshot.geometry, snapshot.l1_at, format!("snapshot {}", snapshot.info.id))
         }
     };
     let disk = open_disk(&image, &data, &layout, (geometry, l1_at))?;
@@ -160,11 +162,12 @@ fn open_level(file: ImageFile, selector: Option<Selector<'_>>, policy: &OpenPoli
         path: image.path().to_path_buf(),
         files,
         variant: variant(&layout),
-        content_id: String::new(),
+        content_id,
         parent_content_id: None,
         properties: bitmap_properties(&image, &layout, &mut warnings),
         in_use: lock::sign(&image).or_else(|| lock::sign(&data)),
         warnings,
+        notes,
     };
     Ok(Level { layer, backing: layout.backing })
 }
@@ -194,7 +197,8 @@ fn variant(layout: &Layout) -> String {
     words.join(" ")
 }
 
-/// What an open of the active state leaves out.
+/// What an open of the active state leaves out. The state itself is complete without it, so it is no warning: nightly
+/// runs must not end with one for every machine that has a snapshot.
 fn snapshots_note(snapshots: &[Snapshot]) -> Option<String> {
     const NAMES_MAX: usize = 8;
     let mut names: Vec<_> = snapshots.iter().take(NAMES_MAX).map(|snapshot| snapshot.info.name.as_str()).collect();
@@ -202,7 +206,8 @@ fn snapshots_note(snapshots: &[Snapshot]) -> Option<String> {
         names.push("…");
     }
     let count = snapshots.len();
-    (count > 0).then(|| format!("it holds {count} internal snapshots, which are not read: {}", names.join(", ")))
+    (count > 0)
+        .then(|| format!("it holds {count} internal snapshots, which are not part of this: {}", names.join(", ")))
 }
 
 fn select<'s>(file: &ImageFile, snapshots: &'s [Snapshot], selector: Selector<'_>) -> Result<&'s Snapshot, ImageError> {

@@ -142,6 +142,7 @@ pub(crate) fn open(file: ImageFile) -> Result<Layer, ImageError> {
         properties: Vec::new(),
         in_use: None,
         warnings,
+        notes: Vec::new(),
     })
 }
 

@@ -63,6 +63,7 @@ impl ChainFormat for Vdi {
             properties,
             in_use: None, // the format has no sign of it
             warnings: Vec::new(),
+            notes: Vec::new(),
         };
         Ok((layer, link))
     }

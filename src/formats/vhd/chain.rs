@@ -66,6 +66,7 @@ impl ChainFormat for Vhd {
             properties: footer.properties,
             in_use: None, // the format has no sign of it
             warnings,
+            notes: Vec::new(),
         };
         Ok((layer, link))
     }

@@ -54,6 +54,7 @@ impl ChainFormat for Vhdx {
             properties: metadata.properties,
             in_use,
             warnings,
+            notes: Vec::new(),
         };
         Ok((layer, metadata.parent))
     }

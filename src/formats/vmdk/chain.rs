@@ -135,6 +135,7 @@ fn level_of(file: &ImageFile, descriptor: Descriptor, opened: Extents, is_unclea
         properties: descriptor.ddb,
         in_use,
         warnings: opened.warnings,
+        notes: Vec::new(),
     };
     Level { layer, short_id: descriptor.short_id, parent: descriptor.parent }
 }

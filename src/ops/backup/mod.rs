@@ -140,6 +140,7 @@ fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: V
             way: "offline".to_owned(),
             level: match (&source.snapshot, level) {
                 (Some(snapshot), _) => snapshot.name.clone(),
+                (None, _) if source.internal_snapshot.is_some() => source.internal_snapshot.clone().unwrap_or_default(),
                 (None, SnapshotChoice::Base) => "base".to_owned(),
                 (None, _) => "current".to_owned(),
             },
@@ -153,7 +154,7 @@ fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: V
         files: Vec::new(),
         parent: None,
         statistics: Statistics::default(),
-        notes: machine.notes.clone(),
+        notes: machine.notes.iter().chain(&source.notes).cloned().collect(),
         warnings,
         host: crate::repo::host_name(),
         made_by: format!("abbild {}", env!("CARGO_PKG_VERSION")),
