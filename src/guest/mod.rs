@@ -8,5 +8,6 @@
 pub mod error;
 pub mod tree;
 pub mod window;
+pub mod xfs;
 
 pub use error::GuestError;
