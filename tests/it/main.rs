@@ -26,6 +26,7 @@ mod formats_writers;
 mod formats_writers_qcow2;
 mod generated_files;
 mod guest_tree;
+mod guest_xfs;
 mod independent_reader;
 mod killed_processes;
 mod lost_packs;
