@@ -270,6 +270,16 @@ impl Geometry {
         Some(block + inside * self.inode_bytes as u64)
     }
 
+    /// The number of the first inode in `count` blocks of a group; `None` if they leave it.
+    pub fn inode_of_block(&self, group: u64, inside: u64, count: u64) -> Option<u64> {
+        if inside >> self.group_blocks_log != 0 || group >= self.groups {
+            return None;
+        }
+        let block = group << self.group_blocks_log | inside;
+        self.block_place(block, count)?;
+        Some(block << self.inodes_per_block_log)
+    }
+
     /// Bytes of a directory block.
     pub fn directory_block_bytes(&self) -> u64 {
         self.directory_blocks << self.block_log

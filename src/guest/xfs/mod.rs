@@ -20,6 +20,7 @@ mod fork;
 mod geometry;
 mod inode;
 mod link;
+mod log;
 mod superblock;
 mod tree;
 mod volume;

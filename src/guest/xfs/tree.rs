@@ -7,7 +7,7 @@ use super::fork::{Runs, Stored};
 use super::geometry::{self, Geometry};
 use super::inode::{self, Inode};
 use super::volume::{Overlay, Volume, read_under};
-use super::{attributes, directory, link, unsupported};
+use super::{attributes, directory, link, log, unsupported};
 use crate::disk::{Disk, Extent, ExtentKind};
 use crate::guest::GuestError;
 use crate::guest::tree::{Entry, ExtendedAttribute, FileSystem, Metadata, NodeId, NodeKind, Summary};
@@ -25,9 +25,10 @@ pub struct Xfs {
 /// [`GuestError::Corrupt`] if there is none or its superblock is damaged, [`GuestError::Unsupported`] if it has features
 /// that we do not know.
 pub fn open(disk: Arc<dyn Disk>) -> Result<Xfs, GuestError> {
-    let overlay = Overlay::new();
+    let on_disk = read_geometry(disk.as_ref(), &Overlay::new())?;
+    let log::Outcome { overlay, mut warnings } = log::recover(disk.as_ref(), &on_disk);
+    // The log may have made the filesystem larger.
     let geometry = read_geometry(disk.as_ref(), &overlay)?;
-    let mut warnings = Vec::new();
     if geometry.bytes() > disk.size().0 {
         warnings.push(format!(
             "the volume ends before its filesystem does: it has {} of {} bytes",
