@@ -13,5 +13,6 @@ pub mod partitions;
 pub mod tree;
 pub mod volumes;
 pub mod window;
+pub mod xfs;
 
 pub use error::GuestError;

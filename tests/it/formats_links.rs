@@ -8,7 +8,8 @@ use std::sync::atomic::AtomicBool;
 
 use abbild::formats;
 use abbild::formats::OpenPolicy;
-use abbild::machine::{self, level::SnapshotChoice};
+use abbild::machine::level::SnapshotChoice;
+use abbild::ops::machines;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::repo::Repository;
 use abbild::repo::ids::BackupId;
