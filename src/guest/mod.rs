@@ -6,7 +6,12 @@
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
 pub mod error;
+pub mod fstab;
+#[cfg(test)]
+pub(crate) mod memory;
+pub mod path;
 pub mod tree;
+pub mod view;
 pub mod window;
 
 pub use error::GuestError;
