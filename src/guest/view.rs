@@ -173,7 +173,7 @@ impl GuestView {
 fn root_of(filesystem: &dyn FileSystem) -> Option<NodeId> {
     ROOT_FOLDERS.iter().find_map(|folder| {
         let has = |sign: &&str| resolve(filesystem, format!("{folder}/{sign}").as_bytes(), LastLink::Keep).is_ok();
-        ROOT_SIGNS.iter().any(|sign| has(sign)).then(|| resolve(filesystem, folder.as_bytes(), LastLink::Keep).ok())?
+        ROOT_SIGNS.iter().any(has).then(|| resolve(filesystem, folder.as_bytes(), LastLink::Keep).ok())?
     })
 }
 

@@ -74,11 +74,15 @@ pub fn file_type(kind: NodeKind) -> FileType {
     }
 }
 
-/// The nearest that the system can express.
+/// The latest time shown, and as much before 1970 the earliest: some 34,000 years.
+const SECONDS_MAX: i64 = 1 << 40;
+
+/// The nearest that can be shown; a damaged inode may have any time.
 fn system_time(time: Time) -> SystemTime {
-    let whole = Duration::from_secs(time.seconds.unsigned_abs());
-    let base = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    base.and_then(|base| base.checked_add(Duration::from_nanos(u64::from(time.nanoseconds)))).unwrap_or(UNIX_EPOCH)
+    let seconds = time.seconds.clamp(-SECONDS_MAX, SECONDS_MAX);
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+    base + Duration::from_nanos(u64::from(time.nanoseconds.min(999_999_999)))
 }
 
 /// The kernel's 32-bit form: twelve bits of the major number between the minor's lower eight and upper twelve.
@@ -95,7 +99,7 @@ mod tests {
         let at = |seconds, nanoseconds| system_time(Time { seconds, nanoseconds });
         assert_eq!(at(0, 5), UNIX_EPOCH + Duration::from_nanos(5));
         assert_eq!(at(-1, 999_999_999), UNIX_EPOCH - Duration::from_nanos(1));
-        assert_eq!(at(i64::MIN, 0), UNIX_EPOCH);
+        assert_eq!(at(i64::MIN, u32::MAX), at(-SECONDS_MAX, 999_999_999));
     }
 
     #[test]
