@@ -40,6 +40,21 @@ find_missing() {
     need cc gcc libc6-dev
     need python3 python3 python3-venv
     need mkfs.ext4 e2fsprogs
+    need mkfs.xfs xfsprogs
+    need mkfs.btrfs btrfs-progs
+    need mkfs.f2fs f2fs-tools
+    need mkfs.vfat dosfstools
+    need mkfs.exfat exfatprogs
+    need mkntfs ntfs-3g
+    need mksquashfs squashfs-tools
+    need mkudffs udftools
+    need genisoimage genisoimage
+    need xorriso xorriso
+    need cryptsetup cryptsetup-bin
+    need sfdisk fdisk
+    need sgdisk gdisk
+    need blkid util-linux
+    need thin_restore thin-provisioning-tools
     need tar tar
     need gzip gzip
     need shellcheck shellcheck
@@ -47,6 +62,11 @@ find_missing() {
     if command -v python3 >/dev/null && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
         commands+=("python3 -m venv")
         packages+=(python3-venv)
+    fi
+    # A second judge of images; its modules belong to Debian's own Python.
+    if ! /usr/bin/python3 -c 'import pyqcow, pyvhdi, pyvmdk' 2>/dev/null; then
+        commands+=("pyqcow, pyvhdi, pyvmdk for /usr/bin/python3")
+        packages+=(python3 python3-libqcow python3-libvhdi python3-libvmdk)
     fi
 }
 

@@ -1,4 +1,5 @@
-//! `abbild inspect`: what a disk image is, what it consists of, and what is wrong with it. Needs no repository.
+//! `abbild inspect`: what a disk image is, what it consists of, what is on it, and what is wrong with it. Needs no
+//! repository.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -6,8 +7,10 @@ use std::path::PathBuf;
 use super::exit::Exit;
 use super::table::{Column, Table};
 use super::{Context, text};
-use crate::formats::inspect::{Inspection, MapKind, map};
+use crate::formats::inspect::{MapKind, map};
 use crate::formats::{self, OpenPolicy};
+use crate::guest::partitions::Scheme;
+use crate::ops::inspect::{Contents, Inspection, inspect};
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -31,13 +34,14 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
         .allow_folder
         .iter()
         .try_fold(OpenPolicy::named_by_user(&arguments.image)?, |policy, folder| policy.allow(folder))?;
-    let inspection = formats::inspect(&arguments.image, &policy);
+    let inspection = inspect(&arguments.image, &policy);
     context.terminal.json(&inspection)?;
     context.terminal.result(&as_text(&inspection, context))?;
-    if !inspection.faults.is_empty() {
-        let faults = text::counted(inspection.faults.len(), "fault");
-        context.terminal.error(&format!("{}: {faults} found", arguments.image.display()), &inspection.faults, None);
-        return Ok(if inspection.layers.is_empty() { Exit::Failed } else { Exit::Damaged });
+    let image = &inspection.image;
+    if !image.faults.is_empty() {
+        let faults = text::counted(image.faults.len(), "fault");
+        context.terminal.error(&format!("{}: {faults} found", arguments.image.display()), &image.faults, None);
+        return Ok(if image.layers.is_empty() { Exit::Failed } else { Exit::Damaged });
     }
     if arguments.map {
         print_map(arguments, &policy, context)?;
@@ -67,6 +71,59 @@ fn print_map(arguments: &Arguments, policy: &OpenPolicy, context: &Context<'_>) 
 }
 
 fn as_text(inspection: &Inspection, context: &Context<'_>) -> String {
+    let mut text = image_as_text(&inspection.image, context);
+    if let Some(contents) = &inspection.contents {
+        text.push_str(&contents_as_text(contents, context));
+    }
+    text
+}
+
+/// How the disk is divided and what lies where.
+fn contents_as_text(contents: &Contents, context: &Context<'_>) -> String {
+    let mut text = match &contents.table {
+        Some(table) if table.scheme == Scheme::Gpt => format!("\ntable      GPT {}\n", table.id),
+        Some(table) if table.scheme == Scheme::Mbr => format!("\ntable      MBR {}\n", table.id),
+        Some(_) => "\ntable      none\n".to_string(),
+        None => "\ntable      unknown\n".to_string(),
+    };
+    if !contents.volumes.is_empty() {
+        let mut table = Table::new([
+            Column::text("VOLUME"),
+            Column::number("START"),
+            Column::number("SIZE"),
+            Column::text("CONTENT"),
+            Column::text("TYPE"),
+            Column::text("LABEL").spare(),
+            Column::text("NAME").spare(),
+            Column::text("UUID").spare(),
+        ]);
+        for volume in &contents.volumes {
+            let partition = volume.partition.as_ref();
+            let kind = partition.map_or(String::new(), |partition| match partition.type_name {
+                "" => partition.type_id.clone(),
+                name => name.to_string(),
+            });
+            table.row([
+                volume.name.clone(),
+                partition.map_or(String::new(), |partition| text::bytes(partition.start.0)),
+                text::bytes(volume.size.0),
+                volume.content.kind.to_string(),
+                kind,
+                volume.content.label.clone(),
+                partition.map_or(String::new(), |partition| partition.name.clone()),
+                volume.content.uuid.clone(),
+            ]);
+        }
+        text.push_str(&table.to_text(context.terminal.columns()));
+    }
+    let unavailable = contents.unavailable.iter().map(|volume| format!("{}: {}", volume.name, volume.reason));
+    for remark in unavailable.chain(contents.faults.iter().cloned()).chain(contents.warnings.iter().cloned()) {
+        text.push_str(&format!("{remark}\n"));
+    }
+    text
+}
+
+fn image_as_text(inspection: &formats::Inspection, context: &Context<'_>) -> String {
     let mut text = format!("image      {}\n", inspection.path.display());
     if let Some(variant) = &inspection.variant {
         text.push_str(&format!("format     {variant}\n"));

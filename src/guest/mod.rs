@@ -5,13 +5,18 @@
 //! ever written: a dirty journal is replayed in memory, or the tree says what it may lack.
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
+pub mod detect;
 pub mod error;
 pub mod fstab;
+pub mod lvm;
+pub mod machine;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod partitions;
 pub mod path;
 pub mod tree;
 pub mod view;
+pub mod volumes;
 pub mod window;
 
 pub use error::GuestError;

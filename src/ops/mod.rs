@@ -1,13 +1,13 @@
-//! What abbild does, as library calls: backup, restore, check. The only room that joins the others.
+//! What abbild does, as library calls: backup, restore, check, inspect. The only room that joins the others.
 //!
 //! Calls take a [`Control`]: events go out through it as they happen, the wish to stop comes in. Nothing here prints,
 //! parses a command line or asks anybody.
 
 pub mod backup;
 pub mod check;
-
 pub mod error;
 pub mod event;
+pub mod inspect;
 pub mod restore;
 pub mod statistics;
 

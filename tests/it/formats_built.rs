@@ -37,6 +37,12 @@ type Grains<'a> = &'a [(u64, u8)];
 
 /// A COWD extent: header, directory at sector 4, tables, grains of `grain` sectors.
 pub fn cowd(capacity: u32, grain: u32, grains: Grains) -> Vec<u8> {
+    let grains = grains.iter().map(|(number, byte)| (*number, vec![*byte; grain as usize * 512]));
+    cowd_of(capacity, grain, grains)
+}
+
+/// The same with any content: numbers of grains, and their bytes.
+pub fn cowd_of(capacity: u32, grain: u32, grains: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Vec<u8> {
     let tables = capacity.div_ceil(4096 * grain);
     let directory_sectors = (tables * 4).div_ceil(512);
     let first_table = 4 + directory_sectors;
@@ -45,27 +51,38 @@ pub fn cowd(capacity: u32, grain: u32, grains: Grains) -> Vec<u8> {
     for (at, value) in [(4, 1), (8, 3), (12, capacity), (16, grain), (20, 4), (24, tables)] {
         put32(&mut bytes, at, value);
     }
-    for (number, byte) in grains {
+    for (number, content) in grains {
         let (table, entry) = ((number / 4096) as u32, (number % 4096) as usize);
         let sector = bytes.len() as u32 / 512;
         put32(&mut bytes, (4 * 512 + table * 4) as usize, first_table + table * 32);
         put32(&mut bytes, ((first_table + table * 32) * 512) as usize + entry * 4, sector);
-        bytes.resize(bytes.len() + grain as usize * 512, *byte);
+        assert_eq!(content.len(), grain as usize * 512);
+        bytes.extend(content);
     }
     let next_free = bytes.len() as u32 / 512;
     put32(&mut bytes, 28, next_free);
     bytes
 }
 
-/// Where [`sesparse`] puts things, in sectors: volatile header, directory, tables, grains.
+/// Where [`sesparse`] puts things, in sectors: volatile header, directory; tables and grains follow.
 const VOLATILE: u64 = 1;
 const DIRECTORY: u64 = 8;
-const TABLES: u64 = 16;
 
 /// A seSparse extent; 0 becomes an unmapped grain.
 pub fn sesparse(capacity: u64, grains: Grains) -> Vec<u8> {
-    let tables = capacity.div_ceil(4096 * 8);
-    let grains_at = TABLES + tables * 64;
+    let grains: Vec<_> = grains.iter().map(|(number, byte)| (*number, vec![*byte; 4096])).collect();
+    sesparse_of(capacity, &grains)
+}
+
+/// The same with any content: numbers of grains, and their bytes. It has only the tables that are used.
+pub fn sesparse_of(capacity: u64, grains: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let mut used: Vec<u64> = grains.iter().map(|(number, _)| number / 4096).collect();
+    used.sort_unstable();
+    used.dedup();
+    let tables = used.len().max(1) as u64;
+    let directory_sectors = (capacity.div_ceil(4096 * 8) * 8).div_ceil(4096) * 8;
+    let tables_at = DIRECTORY + directory_sectors;
+    let grains_at = tables_at + tables * 64;
     let mut bytes = vec![0; grains_at as usize * 512];
     let header = [
         (0, 0xcafe_babe),
@@ -80,8 +97,8 @@ pub fn sesparse(capacity: u64, grains: Grains) -> Vec<u8> {
         (112, 3),
         (120, 1),
         (128, DIRECTORY),
-        (136, 8),
-        (144, TABLES),
+        (136, directory_sectors),
+        (144, tables_at),
         (152, tables * 64),
         (192, grains_at),
         (200, capacity),
@@ -91,17 +108,17 @@ pub fn sesparse(capacity: u64, grains: Grains) -> Vec<u8> {
     }
     put64(&mut bytes, VOLATILE as usize * 512, 0xcafe_cafe);
     let mut stored = 0u64;
-    for (number, byte) in grains {
+    for (number, content) in grains {
         // Tables lie in the reverse order of the disk, so that the directory's numbers matter.
-        let (table, entry) = (tables - 1 - number / 4096, number % 4096);
+        let place = used.binary_search(&(number / 4096)).unwrap() as u64;
+        let (table, entry) = (tables - 1 - place, number % 4096);
         put64(&mut bytes, (DIRECTORY * 512 + number / 4096 * 8) as usize, 0x1000_0000 << 32 | table);
-        let value = match byte {
-            0 => 1 << 60,
-            _ => 3 << 60 | (stored & 0xfff) << 48 | stored >> 12,
-        };
-        put64(&mut bytes, ((TABLES + table * 64) * 512 + entry * 8) as usize, value);
-        if *byte != 0 {
-            bytes.resize(bytes.len() + 4096, *byte);
+        let is_zero = content.iter().all(|byte| *byte == 0);
+        let value = if is_zero { 1 << 60 } else { 3 << 60 | (stored & 0xfff) << 48 | stored >> 12 };
+        put64(&mut bytes, ((tables_at + table * 64) * 512 + entry * 8) as usize, value);
+        if !is_zero {
+            assert_eq!(content.len(), 4096);
+            bytes.extend(content);
             stored += 1;
         }
     }

@@ -19,30 +19,40 @@ const DATA: usize = 4096;
 /// A VDI to be laid out: kind, UUID, modification UUID, those of its parent, bytes before each block, and blocks: number
 /// and byte, 0 for an explicit zero.
 #[derive(Clone, Copy)]
-struct Plan<'a> {
-    kind: u32,
-    ids: [u8; 4],
-    extra: usize,
-    blocks: &'a [(usize, u8)],
+pub struct Plan<'a> {
+    pub size: u64,
+    pub block: usize,
+    pub kind: u32,
+    pub ids: [u8; 4],
+    pub extra: usize,
+    pub blocks: &'a [(usize, u8)],
 }
 
 fn put(bytes: &mut [u8], at: usize, part: &[u8]) {
     bytes[at..at + part.len()].copy_from_slice(part);
 }
 
-fn build(plan: &Plan) -> Vec<u8> {
-    let blocks = SIZE.div_ceil(BLOCK as u64) as usize;
-    let mut bytes = vec![0; DATA];
+pub fn build(plan: &Plan) -> Vec<u8> {
+    build_of(plan, plan.blocks.iter().map(|(number, byte)| (*number, vec![*byte; plan.block])))
+}
+
+/// The same with any content: numbers of blocks, and their bytes; zeros become an explicit zero.
+pub fn build_of(plan: &Plan, content: impl IntoIterator<Item = (usize, Vec<u8>)>) -> Vec<u8> {
+    let blocks = plan.size.div_ceil(plan.block as u64) as usize;
+    let data = (MAP + blocks * 4).next_multiple_of(DATA);
+    let mut bytes = vec![0; data];
     put(&mut bytes, 0, b"<<< a test >>>\n");
     bytes[MAP..MAP + blocks * 4].fill(0xff);
     let mut stored = 0u32;
-    for (number, byte) in plan.blocks {
-        let entry = if *byte == 0 { u32::MAX - 1 } else { stored };
+    for (number, block) in content {
+        let is_zero = block.iter().all(|byte| *byte == 0);
+        let entry = if is_zero { u32::MAX - 1 } else { stored };
         put(&mut bytes, MAP + number * 4, &entry.to_le_bytes());
-        if *byte != 0 {
+        if !is_zero {
+            assert_eq!(block.len(), plan.block);
             stored += 1;
             bytes.resize(bytes.len() + plan.extra, 0xee);
-            bytes.resize(bytes.len() + BLOCK, *byte);
+            bytes.extend(block);
         }
     }
     let fields = [
@@ -51,10 +61,11 @@ fn build(plan: &Plan) -> Vec<u8> {
         (72, 400),
         (76, plan.kind),
         (340, MAP as u32),
-        (344, DATA as u32),
+        (344, data as u32),
         (360, 512),
-        (368, SIZE as u32),
-        (376, BLOCK as u32),
+        (368, plan.size as u32),
+        (372, (plan.size >> 32) as u32),
+        (376, plan.block as u32),
         (380, plan.extra as u32),
         (384, blocks as u32),
         (388, stored),
@@ -68,8 +79,8 @@ fn build(plan: &Plan) -> Vec<u8> {
     bytes
 }
 
-fn base(blocks: &[(usize, u8)]) -> Plan<'_> {
-    Plan { kind: 1, ids: [1, 11, 0, 0], extra: 0, blocks }
+pub fn base(blocks: &[(usize, u8)]) -> Plan<'_> {
+    Plan { size: SIZE, block: BLOCK, kind: 1, ids: [1, 11, 0, 0], extra: 0, blocks }
 }
 
 fn write(folder: &Path, name: &str, plan: &Plan) {

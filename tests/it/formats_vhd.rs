@@ -52,24 +52,24 @@ pub fn utf16(text: &str) -> Vec<u8> {
 }
 
 /// Code and content of a parent locator.
-type Locator<'a> = (&'a [u8; 4], Vec<u8>);
+pub type Locator<'a> = (&'a [u8; 4], Vec<u8>);
 
 /// A dynamic or differencing VHD to be laid out.
 #[derive(Clone)]
-struct Plan<'a> {
-    size: u64,
-    block: u32,
-    creator: &'a [u8; 4],
-    geometry: (u16, u8, u8),
-    uuid: u8,
+pub struct Plan<'a> {
+    pub size: u64,
+    pub block: u32,
+    pub creator: &'a [u8; 4],
+    pub geometry: (u16, u8, u8),
+    pub uuid: u8,
     /// UUID, locators, the name in the header.
-    parent: Option<(u8, Vec<Locator<'a>>, &'a str)>,
-    runs: &'a [Run],
+    pub parent: Option<(u8, Vec<Locator<'a>>, &'a str)>,
+    pub runs: &'a [Run],
 }
 
 const SIZE: u64 = (9 << 20) + 3 * 512;
 
-fn plan(runs: &[Run]) -> Plan<'_> {
+pub fn plan(runs: &[Run]) -> Plan<'_> {
     Plan { size: SIZE, block: 2 << 20, creator: b"win ", geometry: (271, 4, 17), uuid: 1, parent: None, runs }
 }
 
@@ -78,7 +78,7 @@ fn put(bytes: &mut [u8], at: usize, part: &[u8]) {
 }
 
 /// Makes the checksum at `own` of a structure right.
-fn seal(bytes: &mut [u8], own: usize) {
+pub fn seal(bytes: &mut [u8], own: usize) {
     bytes[own..own + 4].fill(0);
     let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     put(bytes, own, &(!sum).to_be_bytes());
@@ -102,10 +102,17 @@ fn footer(plan: &Plan, disk_type: u32) -> Vec<u8> {
 }
 
 /// Where the table of the images here lies.
-const TABLE: usize = 16 << 10;
+pub const TABLE: usize = 16 << 10;
 
 /// footer | header | … locators from 4 KiB | table at 16 KiB | blocks | footer
-fn build(plan: &Plan) -> Vec<u8> {
+pub fn build(plan: &Plan) -> Vec<u8> {
+    let sectors =
+        plan.runs.iter().flat_map(|(first, count, byte)| (*first..first + count).map(|sector| (sector, [*byte; 512])));
+    build_of(plan, sectors)
+}
+
+/// The same with any content: numbers of sectors, and their bytes.
+pub fn build_of(plan: &Plan, sectors: impl IntoIterator<Item = (u64, [u8; 512])>) -> Vec<u8> {
     let kind = if plan.parent.is_some() { 4 } else { 3 };
     let block = u64::from(plan.block);
     let blocks = plan.size.div_ceil(block) as usize;
@@ -135,21 +142,19 @@ fn build(plan: &Plan) -> Vec<u8> {
     }
     seal(&mut header, 36);
     put(&mut bytes, 512, &header);
-    for (first, count, byte) in plan.runs {
-        for sector in *first..first + count {
-            let (number, within) = ((sector * 512 / block) as usize, (sector * 512 % block) as usize / 512);
-            let entry = TABLE + number * 4;
-            if bytes[entry..entry + 4] == [0xff; 4] {
-                let place = (bytes.len() / 512) as u32;
-                put(&mut bytes, entry, &place.to_be_bytes());
-                // What the bitmap does not claim is noise, so that a reader that ignores it is found out.
-                bytes.resize(bytes.len() + bitmap, 0);
-                bytes.resize(bytes.len() + block as usize, 0xdd);
-            }
-            let place = u32::from_be_bytes(bytes[entry..entry + 4].try_into().unwrap()) as usize * 512;
-            bytes[place + within / 8] |= 0x80 >> (within % 8);
-            bytes[place + bitmap + within * 512..][..512].fill(*byte);
+    for (sector, content) in sectors {
+        let (number, within) = ((sector * 512 / block) as usize, (sector * 512 % block) as usize / 512);
+        let entry = TABLE + number * 4;
+        if bytes[entry..entry + 4] == [0xff; 4] {
+            let place = (bytes.len() / 512) as u32;
+            put(&mut bytes, entry, &place.to_be_bytes());
+            // What the bitmap does not claim is noise, so that a reader that ignores it is found out.
+            bytes.resize(bytes.len() + bitmap, 0);
+            bytes.resize(bytes.len() + block as usize, 0xdd);
         }
+        let place = u32::from_be_bytes(bytes[entry..entry + 4].try_into().unwrap()) as usize * 512;
+        bytes[place + within / 8] |= 0x80 >> (within % 8);
+        bytes[place + bitmap + within * 512..][..512].copy_from_slice(&content);
     }
     bytes.extend(footer(plan, kind));
     bytes

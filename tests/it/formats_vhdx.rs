@@ -41,7 +41,7 @@ pub fn plan(runs: &[Run]) -> Plan<'_> {
     Plan { size: SIZE, block: MIB as u64, sector: 512, id: 1, parent: None, runs, states: &[] }
 }
 
-fn parent(id: u8, name: &str) -> Option<Vec<(&'static str, String)>> {
+pub fn parent(id: u8, name: &str) -> Option<Vec<(&'static str, String)>> {
     let linkage = format!("{{{}}}", Uuid::from_bytes_le([id; 16]));
     Some(vec![("parent_linkage", linkage), ("relative_path", name.to_string())])
 }
@@ -126,6 +126,14 @@ fn grow(bytes: &mut Vec<u8>, len: usize, byte: u8) -> usize {
 }
 
 pub fn build(plan: &Plan) -> Vec<u8> {
+    let sectors = plan.runs.iter().flat_map(|(first, count, byte)| {
+        (*first..first + count).map(|sector| (sector, vec![*byte; plan.sector as usize]))
+    });
+    build_of(plan, sectors)
+}
+
+/// The same with any content: numbers of sectors, and their bytes.
+pub fn build_of(plan: &Plan, sectors: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Vec<u8> {
     let mut bytes = vec![0; PAYLOAD];
     put(&mut bytes, 0, b"vhdxfile");
     for (number, at) in HEADERS.into_iter().enumerate() {
@@ -153,31 +161,29 @@ pub fn build(plan: &Plan) -> Vec<u8> {
     seal_all(&mut bytes);
     put(&mut bytes, METADATA, &metadata(plan));
     let ratio = (plan.sector << 23) / plan.block;
-    for (first, count, byte) in plan.runs {
-        for sector in *first..first + count {
-            let at = sector * plan.sector;
-            let (block, within) = (at / plan.block, (at % plan.block) as usize);
-            let chunk = block / ratio;
-            let slot = TABLE + (block + chunk) as usize * 8;
+    for (sector, content) in sectors {
+        let at = sector * plan.sector;
+        let (block, within) = (at / plan.block, (at % plan.block) as usize);
+        let chunk = block / ratio;
+        let slot = TABLE + (block + chunk) as usize * 8;
+        if entry(&bytes, slot) == 0 {
+            let len = plan.block.min(plan.size - block * plan.block) as usize;
+            let filler = if plan.parent.is_some() { 0xdd } else { 0 };
+            let place = grow(&mut bytes, len, filler) as u64;
+            let state = if plan.parent.is_some() { 7 } else { 6 };
+            put(&mut bytes, slot, &(place | state).to_le_bytes());
+        }
+        let place = (entry(&bytes, slot) & !0xf_ffff) as usize;
+        bytes[place + within..place + within + plan.sector as usize].copy_from_slice(&content);
+        if plan.parent.is_some() {
+            let slot = TABLE + (chunk * (ratio + 1) + ratio) as usize * 8;
             if entry(&bytes, slot) == 0 {
-                let len = plan.block.min(plan.size - block * plan.block) as usize;
-                let filler = if plan.parent.is_some() { 0xdd } else { 0 };
-                let place = grow(&mut bytes, len, filler) as u64;
-                let state = if plan.parent.is_some() { 7 } else { 6 };
-                put(&mut bytes, slot, &(place | state).to_le_bytes());
+                let place = grow(&mut bytes, MIB, 0) as u64;
+                put(&mut bytes, slot, &(place | 6).to_le_bytes());
             }
-            let place = (entry(&bytes, slot) & !0xf_ffff) as usize;
-            bytes[place + within..place + within + plan.sector as usize].fill(*byte);
-            if plan.parent.is_some() {
-                let slot = TABLE + (chunk * (ratio + 1) + ratio) as usize * 8;
-                if entry(&bytes, slot) == 0 {
-                    let place = grow(&mut bytes, MIB, 0) as u64;
-                    put(&mut bytes, slot, &(place | 6).to_le_bytes());
-                }
-                let bits = (entry(&bytes, slot) & !0xf_ffff) as usize;
-                let bit = (sector - chunk * ratio * plan.block / plan.sector) as usize;
-                bytes[bits + bit / 8] |= 1 << (bit % 8);
-            }
+            let bits = (entry(&bytes, slot) & !0xf_ffff) as usize;
+            let bit = (sector - chunk * ratio * plan.block / plan.sector) as usize;
+            bytes[bits + bit / 8] |= 1 << (bit % 8);
         }
     }
     for (block, state) in plan.states {

@@ -48,7 +48,7 @@ pub enum Kind {
     Qcow2Compressed,
 }
 
-const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Raw,
     Kind::Sparse,
     Kind::Stream,

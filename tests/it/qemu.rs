@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Runs `tool` in `folder`; fails with what it said.
 #[track_caller]
-fn run(tool: &str, folder: &Path, args: &[&str]) {
+pub fn run(tool: &str, folder: &Path, args: &[&str]) {
     let output = Command::new(tool).current_dir(folder).args(args).output();
     let output = output.unwrap_or_else(|err| panic!("{tool} is needed by this test (package qemu-utils): {err}"));
     let said = String::from_utf8_lossy(&output.stderr);

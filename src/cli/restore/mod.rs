@@ -175,3 +175,15 @@ fn disk_line(disk: &RestoredDisk) -> String {
 fn overwrite(wanted: bool) -> Overwrite {
     if wanted { Overwrite::Replace } else { Overwrite::Refuse }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_can_be_asked_for() {
+        let offered: Vec<DiskFormat> =
+            Format::value_variants().iter().map(|format| DiskFormat::from(*format)).collect();
+        assert_eq!(offered, DiskFormat::ALL);
+    }
+}

@@ -128,7 +128,10 @@ impl RawHeader {
 }
 
 /// Opens a seSparse extent.
-pub(super) fn open(file: Arc<ImageFile>) -> Result<Arc<dyn Disk>, ImageError> {
+pub(super) fn open(
+    file: Arc<ImageFile>,
+    directories: &mut super::extents::DirectoryBudget,
+) -> Result<Arc<dyn Disk>, ImageError> {
     let bytes = file.read_vec("seSparse header", FileOffset(0), 512)?;
     let (_, raw) = header(&bytes).expect("512 bytes hold 26 numbers");
     if !bytes.starts_with(MAGIC) {
@@ -137,6 +140,7 @@ pub(super) fn open(file: Arc<ImageFile>) -> Result<Arc<dyn Disk>, ImageError> {
     }
     let layout = raw.validate(&file)?;
     check_journal(&file, layout.volatile_at)?;
+    directories.take(&file, layout.geometry.tables() * 8)?;
     let map = SeSparseMap { tables: read_directory(&file, &layout)?, grains_at: layout.grains_at };
     Ok(Arc::new(GrainDisk::new(file, layout.geometry, Storage::Plain, map)))
 }

@@ -48,6 +48,18 @@ pub enum DiskFormat {
 }
 
 impl DiskFormat {
+    /// Every format, in the order of the command line.
+    pub const ALL: [DiskFormat; 8] = [
+        DiskFormat::Raw,
+        DiskFormat::Vmdk,
+        DiskFormat::VmdkStream,
+        DiskFormat::Qcow2,
+        DiskFormat::Vhdx,
+        DiskFormat::Vhd,
+        DiskFormat::VhdFixed,
+        DiskFormat::Vdi,
+    ];
+
     /// The ending of its files' names.
     pub fn extension(self) -> &'static str {
         match self {

@@ -141,9 +141,14 @@ impl RawHeader {
 }
 
 impl MapLayout {
+    /// Length of one copy of the directory.
+    pub(crate) fn directory_bytes(&self) -> u64 {
+        self.geometry.tables() * 4 // checked against DIRECTORY_BYTES_MAX
+    }
+
     /// Reads one copy of the directory, a sector number for each table.
     pub(crate) fn read_directory(&self, file: &ImageFile, at: FileOffset) -> Result<Vec<u32>, DiskError> {
-        let bytes = file.read_vec("grain directory", at, self.geometry.tables() * 4)?;
+        let bytes = file.read_vec("grain directory", at, self.directory_bytes())?;
         Ok(bytes.chunks_exact(4).map(|entry| u32::from_le_bytes(entry.try_into().expect("chunks of 4"))).collect())
     }
 
