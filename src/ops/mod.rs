@@ -5,9 +5,11 @@
 
 pub mod backup;
 pub mod check;
+pub mod definition_file;
 pub mod error;
 pub mod event;
 pub mod inspect;
+pub mod mount;
 pub mod restore;
 pub mod statistics;
 

@@ -13,14 +13,9 @@ use std::sync::Arc;
 use super::{DiskFormat, DiskTarget, RestoredDisk, restore_disk};
 use crate::formats::sink::Overwrite;
 use crate::machine::rewrite;
-use crate::ops::{Control, Event, OpsError};
+use crate::ops::{Control, Event, OpsError, definition_file};
 use crate::repo::Repository;
 use crate::repo::manifest::{FileRecord, Manifest};
-use crate::repo::map::decode_list;
-use crate::repo::map::{ListEntry, MapShape};
-
-/// Largest definition file that is restored, as it lies in memory meanwhile; backups keep 64 MiB of them.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// A machine that was restored.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -67,7 +62,7 @@ pub fn restore_machine(
     control.tell(Event::Step("restoring the definition files"));
     let slots: Vec<(String, String)> = manifest.disks.iter().map(|disk| disk.slot.clone()).zip(names).collect();
     for record in &manifest.files {
-        let bytes = read_file(repository, record)?;
+        let bytes = definition_file::read(repository, record)?;
         for (name, bytes) in adjusted(record, bytes, &slots, format, &mut restored) {
             let path = folder.join(safe_name(&name, folder)?);
             write_file(&path, &bytes, record.mode, overwrite)?;
@@ -153,39 +148,6 @@ fn adjusted(
     let original = format!("{}.orig", record.name);
     restored.notes.push(format!("{}: adjusted to the restored disks; as it was: {original}", record.name));
     vec![(record.name.clone(), new), (original, bytes)]
-}
-
-fn read_file(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, OpsError> {
-    let needed_by = || format!("definition file {}", record.name);
-    let damaged = |found: String| crate::repo::RepoError::Damaged {
-        object: needed_by(),
-        field: "content",
-        at: 0,
-        expected: format!("{} bytes", record.len),
-        found,
-    };
-    let shape = MapShape::new(record.len)
-        .filter(|shape| record.len <= FILE_BYTES_MAX && record.segments.len() as u64 == shape.segments())
-        .ok_or_else(|| damaged(format!("a list of {} segments, or more than we restore", record.segments.len())))?;
-    let mut bytes = Vec::new();
-    for (segment, id) in (0u64..).zip(&record.segments) {
-        let len = shape.segment_len(segment);
-        if *id == crate::repo::ids::ChunkId::ZERO {
-            bytes.resize(bytes.len() + len, 0);
-            continue;
-        }
-        let list = repository.read_chunk(*id, &needed_by)?;
-        for entry in decode_list(&list, len).map_err(|error| damaged(error.to_string()))? {
-            match entry {
-                ListEntry::Zero(len) => bytes.resize(bytes.len() + len as usize, 0),
-                ListEntry::Chunk(id, _) => bytes.extend(repository.read_chunk(id, &needed_by)?),
-            }
-        }
-    }
-    if bytes.len() as u64 != record.len {
-        return Err(damaged(format!("{} bytes", bytes.len())).into());
-    }
-    Ok(bytes)
 }
 
 /// A name that stays inside the folder.

@@ -1,13 +1,15 @@
 //! A mount: what [`shown`] describes, as files that any program can read. Works as an ordinary user.
 //!
 //! In here: `server` answers the kernel · `inodes` numbers without a growing table · `attributes` what `stat` shows ·
-//! `log` what goes wrong. Not in here: what is shown, and whether a mount runs in the background.
+//! `log` what goes wrong ·
+//! `umount` ending a mount from outside. Not in here: what is shown, and whether a mount runs in the background.
 
 mod attributes;
 mod inodes;
 pub mod log;
 mod server;
 pub mod shown;
+pub mod umount;
 
 use std::io;
 use std::path::Path;
