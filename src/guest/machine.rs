@@ -10,6 +10,7 @@ use super::fstab::DeviceNames;
 use super::tree::FileSystem;
 use super::view::{GuestView, MountableVolume};
 use super::volumes::{Volume, Volumes, volumes};
+use super::{ext, xfs};
 use crate::disk::Disk;
 
 /// What is on a machine's disks.
@@ -84,10 +85,9 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         _ if kind.role() == Role::Encrypted => {
             Err(GuestError::Unsupported { feature: format!("{kind} (encrypted by the guest)") })
         }
-        _ => {
-            let _ = disk;
-            Err(GuestError::Unsupported { feature: format!("reading files from {kind}") })
-        }
+        ContentKind::Ext2 | ContentKind::Ext3 | ContentKind::Ext4 => Ok(Arc::new(ext::open(Arc::clone(disk))?)),
+        ContentKind::Xfs => Ok(Arc::new(xfs::open(Arc::clone(disk))?)),
+        _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }
 }
 

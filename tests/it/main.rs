@@ -43,6 +43,7 @@ mod guest_lvm;
 mod guest_partitions;
 mod guest_tree;
 mod guest_volumes;
+mod guest_xfs;
 mod independent_reader;
 mod killed_processes;
 mod lost_packs;
