@@ -24,4 +24,5 @@ pub mod guest;
 pub mod machine;
 pub mod ops;
 pub mod repo;
+pub mod serve;
 pub mod units;

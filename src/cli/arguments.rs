@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
-use super::{backup, check, generated, index, init, inspect, key, list, restore, show, terminal};
+use super::{backup, check, generated, index, init, inspect, key, list, mount, restore, show, terminal};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -134,6 +134,10 @@ pub enum Verb {
     Stats,
     /// Restore a machine, or one of its disks
     Restore(restore::Arguments),
+    /// Show backups as folders: their disks, and the files of their guests
+    Mount(mount::MountArguments),
+    /// End a mount
+    Umount(mount::UmountArguments),
     /// Check whether every backup is whole
     Check(check::Arguments),
     /// Describe a disk image, and what is wrong with it

@@ -44,6 +44,13 @@ impl Exit {
         }
     }
 
+    /// How another run of this program ended, by its code; [`Exit::Failed`] for one that a signal ended.
+    pub fn of_code(code: Option<i32>) -> Exit {
+        use Exit::{Busy, Damaged, Done, Interrupted, NoRepository, NoSpace, Usage, Warnings, WrongKey};
+        let all = [Done, Usage, Warnings, NoRepository, Busy, WrongKey, Damaged, NoSpace, Interrupted];
+        all.into_iter().find(|exit| code == Some(exit.code().into())).unwrap_or(Exit::Failed)
+    }
+
     /// [`Exit::Done`], or [`Exit::Warnings`] if there were any.
     pub fn done_with(warnings: bool) -> Exit {
         if warnings { Exit::Warnings } else { Exit::Done }

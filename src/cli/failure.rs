@@ -13,6 +13,7 @@ use crate::machine::MachineError;
 use crate::ops::OpsError;
 use crate::repo::RepoError;
 use crate::repo::store::StoreError;
+use crate::serve::fuse::umount::UmountError;
 
 /// A command line that is well-formed but cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,9 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
     }
     if let Some(Interrupted { hint }) = link.downcast_ref() {
         return Some(Verdict { exit: Exit::Interrupted, hint: Some((*hint).to_owned()) });
+    }
+    if let Some(error) = link.downcast_ref::<UmountError>() {
+        return failed(super::mount::hint(error));
     }
     // Errors that only pass another one on do not show it as their cause: look inside.
     match link.downcast_ref::<OpsError>() {

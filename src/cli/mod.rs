@@ -26,6 +26,7 @@ mod init;
 mod inspect;
 mod key;
 mod list;
+mod mount;
 mod restore;
 mod show;
 mod stats;
@@ -65,6 +66,8 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Show(arguments) => show::run(arguments, context),
         Verb::Stats => stats::run(context),
         Verb::Restore(arguments) => restore::run(arguments, context),
+        Verb::Mount(arguments) => mount::mount(arguments, context),
+        Verb::Umount(arguments) => mount::umount(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),
         Verb::Index(arguments) => index::run(arguments, context),

@@ -162,6 +162,11 @@ fn default_key() -> anyhow::Result<PathBuf> {
     Ok(xdg("XDG_CONFIG_HOME", ".config")?.join("key"))
 }
 
+/// Where logs go.
+pub fn state_folder() -> anyhow::Result<PathBuf> {
+    xdg("XDG_STATE_HOME", ".local/state")
+}
+
 /// Our folder below one of the XDG base directories.
 fn xdg(variable: &str, below_home: &str) -> anyhow::Result<PathBuf> {
     // The specification: a relative path there is to be ignored.

@@ -8,9 +8,15 @@
 pub mod detect;
 pub mod error;
 pub mod ext;
+pub mod fstab;
 pub mod lvm;
+pub mod machine;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod partitions;
+pub mod path;
 pub mod tree;
+pub mod view;
 pub mod volumes;
 pub mod window;
 pub mod xfs;

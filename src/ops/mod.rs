@@ -5,11 +5,13 @@
 
 pub mod backup;
 pub mod check;
+pub mod definition_file;
 mod digest;
 pub mod error;
 pub mod event;
 pub mod inspect;
 pub mod machines;
+pub mod mount;
 pub mod restore;
 pub mod statistics;
 

@@ -110,7 +110,7 @@ impl Seen {
                 let of_machine = self.chunks_of.entry(manifest.machine.clone()).or_default();
                 if of_machine.insert(id) || !self.lists.contains_key(&id) {
                     let mut bytes = 0;
-                    for entry in disk.list(segment)?.iter() {
+                    for entry in disk.list(segment)?.entries().iter() {
                         let ListEntry::Chunk(chunk, len) = entry else { continue };
                         bytes += u64::from(*len);
                         if self.chunks.insert(*chunk) {

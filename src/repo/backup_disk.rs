@@ -2,22 +2,16 @@
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache;
-
 use super::error::RepoError;
 use super::ids::ChunkId;
 use super::manifest::Manifest;
 use super::map::{ListEntry, MapShape, decode_ids, decode_list};
 use super::seal::ChunkKind;
+use super::segment_list::SegmentList;
 use super::{FoundChunk, Repository};
 use crate::chunker::{SEGMENT_BYTES, is_zero};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::units::{ByteLen, GuestOffset};
-
-/// Nodes kept: 32 KiB each.
-const NODES_CACHED: usize = 64;
-/// Segment lists kept: some 10 KiB each.
-const LISTS_CACHED: usize = 256;
 
 /// One disk of a backup.
 pub struct BackupDisk {
@@ -26,8 +20,6 @@ pub struct BackupDisk {
     title: String,
     shape: MapShape,
     nodes: Vec<ChunkId>,
-    node_cache: Cache<u64, Arc<Vec<ChunkId>>>,
-    list_cache: Cache<u64, Arc<Vec<ListEntry>>>,
 }
 
 impl BackupDisk {
@@ -56,8 +48,7 @@ impl BackupDisk {
             let root = repository.read_chunk(record.root, &|| title.clone())?;
             decode_ids(&root, shape.nodes()).map_err(|error| damaged(error.to_string()))?
         };
-        let (node_cache, list_cache) = (Cache::new(NODES_CACHED), Cache::new(LISTS_CACHED));
-        Ok(BackupDisk { repository, title, shape, nodes, node_cache, list_cache })
+        Ok(BackupDisk { repository, title, shape, nodes })
     }
 
     /// How the disk is divided.
@@ -75,15 +66,17 @@ impl BackupDisk {
     /// # Errors
     /// [`RepoError::MissingChunk`], [`RepoError::Damaged`], [`RepoError::Store`].
     pub fn node(&self, node: u64) -> Result<Arc<Vec<ChunkId>>, RepoError> {
-        self.node_cache.get_or_insert_with(&node, || {
-            let id = self.nodes[usize::try_from(node).expect("a node of this disk")];
-            let count = self.shape.segments_in_node(node);
-            if id == ChunkId::ZERO {
-                return Ok(Arc::new(vec![ChunkId::ZERO; usize::try_from(count).expect("at most 1024")]));
-            }
+        let id = self.nodes[usize::try_from(node).expect("a node of this disk")];
+        let count = self.shape.segments_in_node(node);
+        if id == ChunkId::ZERO {
+            return Ok(Arc::new(vec![ChunkId::ZERO; usize::try_from(count).expect("at most 1024")]));
+        }
+        let ids = self.repository.nodes.get_or_insert_with(&id, || {
             let bytes = self.repository.read_chunk(id, &|| self.title.clone())?;
             decode_ids(&bytes, count).map(Arc::new).map_err(|error| self.damaged(id, &error.to_string()))
-        })
+        })?;
+        // Disks of different sizes may name one node.
+        if ids.len() as u64 == count { Ok(ids) } else { Err(self.damaged(id, &format!("{} ids", ids.len()))) }
     }
 
     /// The list id of segment `segment`.
@@ -100,16 +93,19 @@ impl BackupDisk {
     ///
     /// # Errors
     /// As [`BackupDisk::node`].
-    pub fn list(&self, segment: u64) -> Result<Arc<Vec<ListEntry>>, RepoError> {
-        self.list_cache.get_or_insert_with(&segment, || {
-            let id = self.list_id(segment)?;
-            let len = self.shape.segment_len(segment);
-            if id == ChunkId::ZERO {
-                return Ok(Arc::new(vec![ListEntry::Zero(len as u32)])); // a segment is 4 MiB
-            }
+    pub fn list(&self, segment: u64) -> Result<Arc<SegmentList>, RepoError> {
+        let id = self.list_id(segment)?;
+        let len = self.shape.segment_len(segment);
+        if id == ChunkId::ZERO {
+            return Ok(Arc::new(SegmentList::new(vec![ListEntry::Zero(len as u32)]))); // a segment is 4 MiB
+        }
+        let list = self.repository.lists.get_or_insert_with(&id, || {
             let bytes = self.repository.read_chunk(id, &|| self.title.clone())?;
-            decode_list(&bytes, len).map(Arc::new).map_err(|error| self.damaged(id, &error.to_string()))
-        })
+            let entries = decode_list(&bytes, len).map_err(|error| self.damaged(id, &error.to_string()))?;
+            Ok::<_, RepoError>(Arc::new(SegmentList::new(entries)))
+        })?;
+        // The last segment of a smaller disk may name the list of a whole one.
+        if list.covered() == len { Ok(list) } else { Err(self.damaged(id, &format!("{} bytes", list.covered()))) }
     }
 
     fn damaged(&self, id: ChunkId, found: &str) -> RepoError {
@@ -127,28 +123,32 @@ impl BackupDisk {
     /// # Errors
     /// As [`BackupDisk::node`].
     pub fn read_segment(&self, segment: u64, skip: usize, buf: &mut [u8]) -> Result<(), RepoError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
         let list = self.list(segment)?;
-        let mut current: Option<(FoundChunk, Arc<Vec<u8>>)> = None;
-        let mut entry_at = 0usize;
-        for entry in list.iter() {
-            let entry_end = entry_at + entry.len() as usize;
-            let from = entry_at.max(skip);
-            let to = entry_end.min(skip + buf.len());
-            if from < to {
-                let target = &mut buf[from - skip..to - skip];
-                match entry {
-                    ListEntry::Zero(_) => target.fill(0),
-                    ListEntry::Chunk(id, len) => {
-                        self.fill_from_chunk(*id, *len, from - entry_at, target, &mut current)?;
-                    }
+        let mut near = None;
+        let (mut number, mut range) = list.entry_at(skip);
+        let mut filled = 0;
+        loop {
+            let from = skip + filled;
+            let len = (range.end - from).min(buf.len() - filled);
+            let target = &mut buf[filled..filled + len];
+            match list.entries()[number] {
+                ListEntry::Zero(_) => target.fill(0),
+                ListEntry::Chunk(id, _) => {
+                    let blob = self.blob_of(&list, number, id, &mut near)?;
+                    let at = blob.1 + from - range.start;
+                    target.copy_from_slice(&blob.0[at..at + len]);
                 }
             }
-            entry_at = entry_end;
-            if entry_at >= skip + buf.len() {
-                break;
+            filled += len;
+            if filled == buf.len() {
+                return Ok(());
             }
+            number += 1;
+            range = range.end..range.end + list.entries()[number].len() as usize;
         }
-        Ok(())
     }
 
     /// Whether `bytes`, all of segment `segment`, are what was recorded. Only the list is read: ids are compared.
@@ -158,7 +158,7 @@ impl BackupDisk {
     pub fn holds(&self, segment: u64, bytes: &[u8]) -> Result<bool, RepoError> {
         let list = self.list(segment)?;
         let mut at = 0usize;
-        Ok(list.iter().all(|entry| {
+        Ok(list.entries().iter().all(|entry| {
             let part = &bytes[at..at + entry.len() as usize];
             at += part.len();
             self.entry_is(*entry, part)
@@ -173,32 +173,34 @@ impl BackupDisk {
         }
     }
 
-    /// Neighbouring chunks mostly lie in one blob: `current` keeps the last one at hand.
-    fn fill_from_chunk(
+    /// The blob that holds the chunk of entry `number`, and where the chunk begins in it. Neighbours mostly lie in one
+    /// pack: `near` is the chunk found last, and its pack is asked before the index is.
+    fn blob_of(
         &self,
+        list: &SegmentList,
+        number: usize,
         id: ChunkId,
-        len: u32,
-        skip: usize,
-        target: &mut [u8],
-        current: &mut Option<(FoundChunk, Arc<Vec<u8>>)>,
-    ) -> Result<(), RepoError> {
-        let near = current.as_ref().and_then(|(found, _)| found.pack.directory.find(id).map(|place| (found, place)));
-        let found = match near {
-            Some((found, place)) => FoundChunk { row: found.row, pack: Arc::clone(&found.pack), place },
+        near: &mut Option<FoundChunk>,
+    ) -> Result<(Arc<Vec<u8>>, usize), RepoError> {
+        if let Some((row, place)) = list.place(number)
+            && let Some(blob) = self.repository.blob_at(row, place.blob)?
+        {
+            return Ok((blob, place.at as usize));
+        }
+        let in_pack = near.as_ref().and_then(|near| Some((near, near.pack.directory.find(id)?)));
+        let found = match in_pack {
+            Some((near, place)) => FoundChunk { row: near.row, pack: Arc::clone(&near.pack), place },
             None => self.repository.locate(id, &|| self.title.clone())?,
         };
+        let len = list.entries()[number].len();
         if found.place.len != len {
-            let what = format!("{len} bytes for a chunk of {}", found.place.len);
-            return Err(self.damaged(id, &what));
+            return Err(self.damaged(id, &format!("{len} bytes for a chunk of {}", found.place.len)));
         }
-        let blob = match current.take() {
-            Some((before, blob)) if before.row == found.row && before.place.blob == found.place.blob => blob,
-            _ => self.repository.blob(&found)?,
-        };
-        let from = found.place.at as usize + skip;
-        target.copy_from_slice(&blob[from..from + target.len()]);
-        *current = Some((found, blob));
-        Ok(())
+        let blob = self.repository.blob(&found)?;
+        list.remember(number, found.row, found.place);
+        let at = found.place.at as usize;
+        *near = Some(found);
+        Ok((blob, at))
     }
 }
 
@@ -233,17 +235,10 @@ impl Disk for BackupDisk {
             return Ok(Extent { kind: ExtentKind::Hole, len });
         }
         let list = self.list(segment).map_err(backing)?;
-        let mut entry_at = 0u64;
-        for entry in list.iter() {
-            let end = entry_at + u64::from(entry.len());
-            if skip < end {
-                let kind = if matches!(entry, ListEntry::Zero(_)) { ExtentKind::Hole } else { ExtentKind::Data };
-                return Ok(Extent { kind, len: left.min(ByteLen(end - skip)) });
-            }
-            entry_at = end;
-        }
-        // The list covers its segment, which holds `at`.
-        Ok(Extent { kind: ExtentKind::Data, len: ByteLen(1) })
+        let (number, range) = list.entry_at(usize::try_from(skip).expect("below 4 MiB"));
+        let zero = matches!(list.entries()[number], ListEntry::Zero(_));
+        let kind = if zero { ExtentKind::Hole } else { ExtentKind::Data };
+        Ok(Extent { kind, len: left.min(ByteLen(range.end as u64 - skip)) })
     }
 }
 

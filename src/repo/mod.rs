@@ -23,6 +23,7 @@ pub mod name;
 pub mod object;
 pub mod pack;
 pub mod seal;
+pub mod segment_list;
 pub mod session;
 pub mod store;
 pub mod sync;
@@ -45,6 +46,7 @@ use manifest::Manifest;
 use pack::reader::OpenPack;
 use pack::{ChunkPlace, directory};
 use seal::{Keys, Kind, MasterSecret};
+use segment_list::SegmentList;
 use store::ObjectStore;
 
 use crate::chunker::Chunker;
@@ -53,6 +55,10 @@ use crate::chunker::Chunker;
 const BLOB_CACHE_BYTES: u64 = 48 << 20;
 /// Bytes of open packs' directories kept for further look-ups.
 const PACK_CACHE_BYTES: u64 = 32 << 20;
+/// Bytes of segment lists kept for further reads: of about 5 GiB of disks.
+const LIST_CACHE_BYTES: u64 = 24 << 20;
+/// Nodes kept, 32 KiB each: of 256 GiB of disks.
+const NODES_CACHED: usize = 64;
 
 /// An open repository.
 pub struct Repository {
@@ -66,6 +72,8 @@ pub struct Repository {
     index_opened: index::Opened,
     packs: Cache<PackRow, Arc<OpenPack>, PackWeight>,
     blobs: Cache<(PackRow, u32), Arc<Vec<u8>>, BlobWeight>,
+    lists: Cache<ChunkId, Arc<SegmentList>, ListWeight>,
+    nodes: Cache<ChunkId, Arc<Vec<ChunkId>>>,
 }
 
 #[derive(Clone)]
@@ -85,6 +93,15 @@ struct BlobWeight;
 impl quick_cache::Weighter<(PackRow, u32), Arc<Vec<u8>>> for BlobWeight {
     fn weight(&self, _: &(PackRow, u32), blob: &Arc<Vec<u8>>) -> u64 {
         blob.len() as u64 + 64
+    }
+}
+
+#[derive(Clone)]
+struct ListWeight;
+
+impl quick_cache::Weighter<ChunkId, Arc<SegmentList>> for ListWeight {
+    fn weight(&self, _: &ChunkId, list: &Arc<SegmentList>) -> u64 {
+        list.weight()
     }
 }
 
@@ -161,6 +178,8 @@ impl Repository {
             index_opened,
             packs: Cache::with_weighter(64, PACK_CACHE_BYTES, PackWeight),
             blobs: Cache::with_weighter(256, BLOB_CACHE_BYTES, BlobWeight),
+            lists: Cache::with_weighter(1024, LIST_CACHE_BYTES, ListWeight),
+            nodes: Cache::new(NODES_CACHED),
         }
     }
 
@@ -256,6 +275,26 @@ impl Repository {
         self.blobs.get_or_insert_with(&(found.row, number), || {
             found.pack.read_blob(self.store.as_ref(), &self.keys, number).map(Arc::new)
         })
+    }
+
+    /// The plain bytes of blob `number` of the pack in `row`; `None` if the index no longer has that row.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`], [`RepoError::Store`], [`RepoError::Index`].
+    pub fn blob_at(&self, row: PackRow, number: u32) -> Result<Option<Arc<Vec<u8>>>, RepoError> {
+        if let Some(blob) = self.blobs.get(&(row, number)) {
+            return Ok(Some(blob));
+        }
+        let Some(pack) = self.open_pack(row)? else { return Ok(None) };
+        let read = || pack.read_blob(self.store.as_ref(), &self.keys, number).map(Arc::new);
+        self.blobs.get_or_insert_with(&(row, number), read).map(Some)
+    }
+
+    /// Forgets everything that was read by the index's rows.
+    fn forget_rows(&self) {
+        self.packs.clear();
+        self.blobs.clear();
+        self.lists.clear();
     }
 
     /// Reads one chunk.

@@ -65,8 +65,7 @@ impl Repository {
         if !report.vanished.is_empty() {
             self.note_lost(&report.vanished)?; // before the rows go that prove it
             self.index.clear()?;
-            self.packs.clear();
-            self.blobs.clear();
+            self.forget_rows();
             known.clear();
         }
         let named = self.read_segments(&segments, &listed, &mut known, &mut report, progress)?;
@@ -123,8 +122,7 @@ impl Repository {
     /// As [`Repository::sync_index`].
     pub fn rebuild_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
         self.index.clear()?;
-        self.packs.clear();
-        self.blobs.clear();
+        self.forget_rows();
         self.sync_index(progress)
     }
 

@@ -369,7 +369,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let Ok(list) = reference.disk.list(segment) else { return self.read(writer, segment, buffer) };
         let start = self.shape.segment_at(segment);
         let mut cursor = ExtentCursor::new(changes);
-        let mut entries = list.iter().copied().peekable();
+        let mut entries = list.entries().iter().copied().peekable();
         let mut at = 0usize;
         while let Some(entry) = entries.next() {
             let from = at;

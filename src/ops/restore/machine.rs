@@ -13,14 +13,9 @@ use std::sync::Arc;
 use super::definition::{self, DefinitionChoice, KeptFile, Place};
 use super::{DiskFormat, DiskTarget, RestoredDisk, restore_disk};
 use crate::formats::sink::Overwrite;
-use crate::ops::{Control, Event, OpsError, digest};
+use crate::ops::{Control, Event, OpsError, definition_file, digest};
 use crate::repo::Repository;
 use crate::repo::manifest::{FileRecord, Manifest};
-use crate::repo::map::decode_list;
-use crate::repo::map::{ListEntry, MapShape};
-
-/// Largest definition file that is restored, as it lies in memory meanwhile; backups keep 64 MiB of them.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// A machine that was restored.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -120,7 +115,7 @@ pub fn restore_machine(
 
 fn read_kept(repository: &Repository, record: &FileRecord, folder: &Path) -> Result<KeptFile, OpsError> {
     safe_name(&record.name, folder)?;
-    Ok(KeptFile { name: record.name.clone(), bytes: read_file(repository, record)?, mode: record.mode })
+    Ok(KeptFile { name: record.name.clone(), bytes: definition_file::read(repository, record)?, mode: record.mode })
 }
 
 /// The names of all files that [`restore_machine`] may write, for a plan: nothing is read for it.
@@ -170,39 +165,6 @@ fn without_redo_number(stem: &str) -> &str {
         Some((front, digits)) if digits.len() == 6 && digits.bytes().all(|digit| digit.is_ascii_digit()) => front,
         _ => stem,
     }
-}
-
-fn read_file(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, OpsError> {
-    let needed_by = || format!("definition file {}", record.name);
-    let damaged = |found: String| crate::repo::RepoError::Damaged {
-        object: needed_by(),
-        field: "content",
-        at: 0,
-        expected: format!("{} bytes", record.len),
-        found,
-    };
-    let shape = MapShape::new(record.len)
-        .filter(|shape| record.len <= FILE_BYTES_MAX && record.segments.len() as u64 == shape.segments())
-        .ok_or_else(|| damaged(format!("a list of {} segments, or more than we restore", record.segments.len())))?;
-    let mut bytes = Vec::new();
-    for (segment, id) in (0u64..).zip(&record.segments) {
-        let len = shape.segment_len(segment);
-        if *id == crate::repo::ids::ChunkId::ZERO {
-            bytes.resize(bytes.len() + len, 0);
-            continue;
-        }
-        let list = repository.read_chunk(*id, &needed_by)?;
-        for entry in decode_list(&list, len).map_err(|error| damaged(error.to_string()))? {
-            match entry {
-                ListEntry::Zero(len) => bytes.resize(bytes.len() + len as usize, 0),
-                ListEntry::Chunk(id, _) => bytes.extend(repository.read_chunk(id, &needed_by)?),
-            }
-        }
-    }
-    if bytes.len() as u64 != record.len {
-        return Err(damaged(format!("{} bytes", bytes.len())).into());
-    }
-    Ok(bytes)
 }
 
 /// A name that stays inside the folder.

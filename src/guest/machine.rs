@@ -1,0 +1,113 @@
+//! A machine's disks as its files: every volume, every filesystem on them, and the guest's own view of them all.
+//!
+//! Filesystems are opened when somebody looks, once, and stay open. One that cannot be opened hides no other.
+
+use std::sync::{Arc, OnceLock};
+
+use super::GuestError;
+use super::detect::{ContentKind, Role};
+use super::fstab::DeviceNames;
+use super::tree::FileSystem;
+use super::view::{GuestView, MountableVolume};
+use super::volumes::{Volume, Volumes, volumes};
+use super::{ext, xfs};
+use crate::disk::Disk;
+
+/// What is on a machine's disks.
+pub struct GuestMachine {
+    volumes: Volumes,
+    filesystems: Vec<OnceLock<Result<Arc<dyn FileSystem>, String>>>,
+    view: OnceLock<Option<Arc<GuestView>>>,
+}
+
+impl GuestMachine {
+    /// Looks at what `disks` are divided into; no filesystem is opened yet.
+    pub fn new(disks: &[Arc<dyn Disk>]) -> GuestMachine {
+        let named: Vec<(String, Arc<dyn Disk>)> =
+            disks.iter().enumerate().map(|(number, disk)| (format!("disk{number}"), Arc::clone(disk))).collect();
+        let volumes = volumes(&named);
+        let filesystems = volumes.volumes.iter().map(|_| OnceLock::new()).collect();
+        GuestMachine { volumes, filesystems, view: OnceLock::new() }
+    }
+
+    /// Everything found on the disks.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// The names of all volumes that hold files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.volumes.with_files().map(|volume| volume.name.as_str())
+    }
+
+    /// The filesystem on the volume `name`; `None` if there is no such volume.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, in words.
+    pub fn filesystem(&self, name: &str) -> Option<Result<Arc<dyn FileSystem>, String>> {
+        let number = self.volumes.volumes.iter().position(|volume| volume.name == name)?;
+        Some(self.opened(number))
+    }
+
+    /// The guest's own view; `None` if no volume looks like the root of a system.
+    pub fn view(&self) -> Option<Arc<GuestView>> {
+        let view = self.view.get_or_init(|| {
+            let mountable: Vec<MountableVolume> = (0..self.volumes.volumes.len())
+                .filter(|number| self.volumes.volumes[*number].content.kind.role() == Role::FileSystem)
+                .filter_map(|number| self.mountable(number))
+                .collect();
+            GuestView::new(&mountable).map(Arc::new)
+        });
+        view.clone()
+    }
+
+    fn opened(&self, number: usize) -> Result<Arc<dyn FileSystem>, String> {
+        let volume = &self.volumes.volumes[number];
+        let opened = self.filesystems[number].get_or_init(|| {
+            open(volume.content.kind, &volume.disk).map_err(|error| format!("{}: {error}", volume.name))
+        });
+        opened.clone()
+    }
+
+    fn mountable(&self, number: usize) -> Option<MountableVolume> {
+        let volume = &self.volumes.volumes[number];
+        let filesystem = self.opened(number).ok()?;
+        Some(MountableVolume { name: volume.name.clone(), names: device_names(volume), filesystem })
+    }
+}
+
+/// Opens the filesystem on a volume.
+///
+/// # Errors
+/// [`GuestError::Unsupported`] for what is known by name only; else what its reader says.
+pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>, GuestError> {
+    match kind {
+        _ if kind.role() == Role::Encrypted => {
+            Err(GuestError::Unsupported { feature: format!("{kind} (encrypted by the guest)") })
+        }
+        ContentKind::Ext2 | ContentKind::Ext3 | ContentKind::Ext4 => Ok(Arc::new(ext::open(Arc::clone(disk))?)),
+        ContentKind::Xfs => Ok(Arc::new(xfs::open(Arc::clone(disk))?)),
+        _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
+    }
+}
+
+/// What the guest may call a volume.
+fn device_names(volume: &Volume) -> DeviceNames {
+    let partition = volume.partition.as_ref();
+    let mut names = DeviceNames {
+        uuid: volume.content.uuid.clone(),
+        label: volume.content.label.clone(),
+        partition_uuid: partition.map(|partition| partition.uuid.clone()).unwrap_or_default(),
+        partition_label: partition.map(|partition| partition.name.clone()).unwrap_or_default(),
+        place: None,
+        logical: None,
+    };
+    let (first, second) = volume.name.split_once('/').unwrap_or((&volume.name, ""));
+    match (first.strip_prefix("disk").map(str::parse), partition) {
+        (Some(Ok(disk)), Some(partition)) => names.place = Some((disk, partition.number)),
+        (Some(Ok(disk)), None) if second.is_empty() => names.place = Some((disk, 0)),
+        _ if !second.is_empty() => names.logical = Some((first.to_owned(), second.to_owned())),
+        _ => {}
+    }
+    names
+}

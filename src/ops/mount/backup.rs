@@ -1,0 +1,179 @@
+//! One backup in a mount: its disks, its guest's files, its definition files.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::folder::Fixed;
+use super::{Mount, distinct, time};
+use crate::disk::{Disk, MemoryDisk};
+use crate::guest::machine::GuestMachine;
+use crate::guest::tree::{FileSystem, Time};
+use crate::ops::OpsError;
+use crate::ops::definition_file;
+use crate::repo::Repository;
+use crate::repo::ids::BackupId;
+use crate::repo::manifest::Manifest;
+use crate::serve::fuse::shown::{Fault, Folder, Name, NameKind, Shown};
+
+/// A backup's folder; its manifest is read when somebody looks inside.
+pub struct BackupFolder {
+    mount: Arc<Mount>,
+    backup: BackupId,
+    inside: Mutex<Weak<Inside>>,
+}
+
+/// What is in it.
+struct Inside {
+    mount: Arc<Mount>,
+    manifest: Manifest,
+    /// Kept while anything of it is in use; what it found on the disks is found again otherwise.
+    guest: Mutex<Option<Arc<GuestMachine>>>,
+}
+
+/// The disks of a backup, in the machine's order.
+///
+/// # Errors
+/// [`OpsError::Repo`] if a disk's map is damaged.
+pub fn opened_disks(repository: &Arc<Repository>, manifest: &Manifest) -> Result<Vec<Arc<dyn Disk>>, OpsError> {
+    let disk = |number| Ok(Arc::new(repository.disk(manifest, number)?) as Arc<dyn Disk>);
+    (0..manifest.disks.len()).map(disk).collect()
+}
+
+impl BackupFolder {
+    pub(super) fn new(mount: Arc<Mount>, backup: BackupId) -> BackupFolder {
+        BackupFolder { mount, backup, inside: Mutex::default() }
+    }
+
+    fn inside(&self) -> Result<Arc<Inside>, Fault> {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inside) = inside.upgrade() {
+            return Ok(inside);
+        }
+        let manifest = self.mount.repository.manifest(self.backup)?;
+        let opened = Arc::new(Inside { mount: Arc::clone(&self.mount), manifest, guest: Mutex::default() });
+        *inside = Arc::downgrade(&opened);
+        Ok(opened)
+    }
+}
+
+impl Folder for BackupFolder {
+    fn names(&self) -> Result<Vec<Name>, Fault> {
+        let names = ["disks", "files", "volumes", "definition"];
+        Ok(names.map(|name| Name { name: name.to_owned(), kind: NameKind::Folder }).into())
+    }
+
+    fn child(&self, name: &str) -> Result<Option<Shown>, Fault> {
+        let inside = self.inside()?;
+        Ok(match name {
+            "disks" => Some(Shown::Folder(Arc::new(inside.disks()))),
+            "files" => Some(inside.files()?),
+            "volumes" => Some(Shown::Folder(Arc::new(inside.volumes()?))),
+            "definition" => Some(Shown::Folder(Arc::new(inside.definition()))),
+            _ => None,
+        })
+    }
+
+    fn modified(&self) -> Time {
+        self.inside().map(|inside| inside.modified()).unwrap_or_default()
+    }
+}
+
+impl Inside {
+    fn modified(&self) -> Time {
+        time(self.manifest.instant)
+    }
+
+    fn disk(&self, number: usize) -> Result<Arc<dyn Disk>, Fault> {
+        let disk = self.mount.repository.disk(&self.manifest, number)?;
+        Ok(self.mount.ahead.over(Arc::new(disk)))
+    }
+
+    fn disks(self: &Arc<Self>) -> Fixed {
+        let mut folder = Fixed::new(self.modified());
+        for number in 0..self.manifest.disks.len() {
+            let inside = Arc::clone(self);
+            folder.add(&format!("disk{number}.raw"), NameKind::File, move || {
+                Ok(Shown::File { content: inside.disk(number)?, modified: inside.modified() })
+            });
+        }
+        folder
+    }
+
+    /// What is on the disks; those that cannot be opened hide no other.
+    fn guest(&self) -> Result<Arc<GuestMachine>, Fault> {
+        let mut guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = guest.as_ref() {
+            return Ok(Arc::clone(guest));
+        }
+        let disks = (0..self.manifest.disks.len()).map(|number| self.disk(number)).collect::<Result<Vec<_>, _>>()?;
+        let opened = Arc::new(GuestMachine::new(&disks));
+        *guest = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// The guest's own view; where there is no root filesystem, every volume by itself.
+    fn files(self: &Arc<Self>) -> Result<Shown, Fault> {
+        match self.guest()?.view() {
+            Some(view) => Ok(Shown::Tree(view as Arc<dyn FileSystem>)),
+            None => Ok(Shown::Folder(Arc::new(self.volumes()?))),
+        }
+    }
+
+    /// Volumes by name: `disk0/p2` is the folder `p2` in the folder `disk0`.
+    fn volumes(self: &Arc<Self>) -> Result<Fixed, Fault> {
+        let guest = self.guest()?;
+        let names: Vec<String> = guest.names().map(str::to_owned).collect();
+        let mut folder = Fixed::new(self.modified());
+        for first in distinct(names.iter().map(|name| first_part(name).to_owned())) {
+            let below: Vec<String> = names
+                .iter()
+                .filter(|name| first_part(name) == first && **name != first)
+                .map(|name| name[first.len() + 1..].to_owned())
+                .collect();
+            if below.is_empty() {
+                let guest = Arc::clone(&guest);
+                folder.add(&first.clone(), NameKind::Folder, move || tree(&guest, &first));
+                continue;
+            }
+            let (guest, modified) = (Arc::clone(&guest), self.modified());
+            let itself = names.contains(&first);
+            folder.add(&first.clone(), NameKind::Folder, move || {
+                let mut inner = Fixed::new(modified);
+                for name in &below {
+                    let (guest, volume) = (Arc::clone(&guest), format!("{first}/{name}"));
+                    inner.add(&name.replace('/', "-"), NameKind::Folder, move || tree(&guest, &volume));
+                }
+                if itself {
+                    let (guest, volume) = (Arc::clone(&guest), first.clone());
+                    inner.add("whole", NameKind::Folder, move || tree(&guest, &volume));
+                }
+                Ok(Shown::Folder(Arc::new(inner)))
+            });
+        }
+        Ok(folder)
+    }
+
+    fn definition(self: &Arc<Self>) -> Fixed {
+        let mut folder = Fixed::new(self.modified());
+        let plain = |name: &str| !name.is_empty() && !name.contains('/') && !matches!(name, "." | "..");
+        for (number, record) in self.manifest.files.iter().enumerate().filter(|(_, record)| plain(&record.name)) {
+            let inside = Arc::clone(self);
+            folder.add(&record.name, NameKind::File, move || {
+                let bytes = definition_file::read(&inside.mount.repository, &inside.manifest.files[number])?;
+                Ok(Shown::File { content: Arc::new(MemoryDisk(bytes)), modified: inside.modified() })
+            });
+        }
+        folder
+    }
+}
+
+fn first_part(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
+fn tree(guest: &GuestMachine, volume: &str) -> Result<Shown, Fault> {
+    match guest.filesystem(volume) {
+        Some(Ok(filesystem)) => Ok(Shown::Tree(filesystem)),
+        Some(Err(reason)) => Err(reason.into()),
+        None => Err(format!("there is no volume {volume}").into()),
+    }
+}
