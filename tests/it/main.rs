@@ -24,6 +24,7 @@ mod formats_vhdx_log;
 mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
+mod formats_writers_vmdk;
 mod generated_files;
 mod independent_reader;
 mod killed_processes;

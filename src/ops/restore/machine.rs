@@ -18,6 +18,7 @@ use crate::repo::Repository;
 use crate::repo::manifest::{FileRecord, Manifest};
 use crate::repo::map::decode_list;
 use crate::repo::map::{ListEntry, MapShape};
+use crate::units::ByteLen;
 
 /// Largest definition file that is restored, as it lies in memory meanwhile; backups keep 64 MiB of them.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -81,7 +82,9 @@ pub fn restore_machine(
 pub fn planned_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
     let files = manifest.files.iter().map(|file| file.name.clone());
     let originals = files.clone().map(|name| format!("{name}.orig"));
-    disk_names(manifest, format).into_iter().chain(files.clone()).chain(originals).collect()
+    let disks = disk_names(manifest, format).into_iter().zip(&manifest.disks);
+    let images = disks.flat_map(|(name, disk)| file_names(&name, format, disk.size));
+    images.chain(files.clone()).chain(originals).collect()
 }
 
 fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
@@ -96,8 +99,14 @@ fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
     }
 }
 
+/// The names of all files of a disk called `name`.
+fn file_names(name: &str, format: DiskFormat, size: u64) -> Vec<String> {
+    let files = format.files(Path::new(name), ByteLen(size));
+    files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
 /// A file name for each disk: that of its image without the number of a redo log, with the ending of the format; no two
-/// are equal.
+/// are equal, nor are those of the further files that the format needs.
 fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
     let mut taken: HashSet<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
     let mut names = Vec::new();
@@ -106,10 +115,11 @@ fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
         let stem = image.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = without_redo_number(&stem);
         let stem = if stem.is_empty() { "disk" } else { stem };
-        let plain = format!("{stem}.{}", format.extension());
-        let mut name = plain.clone();
+        let mut name = format!("{stem}.{}", format.extension());
         for number in 2.. {
-            if taken.insert(name.clone()) {
+            let files = file_names(&name, format, disk.size);
+            if files.iter().all(|file| !taken.contains(file)) {
+                taken.extend(files);
                 break;
             }
             name = format!("{stem}-{number}.{}", format.extension());
@@ -137,7 +147,7 @@ fn adjusted(
 ) -> Vec<(String, Vec<u8>)> {
     let extension = Path::new(&record.name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     let new = match extension.as_deref() {
-        Some("vmx") if !matches!(format, DiskFormat::Vmdk | DiskFormat::VmdkStream) => {
+        Some("vmx") if format.extension() != "vmdk" => {
             let kind = format.extension();
             let warning = format!("{}: kept as it was: VMware cannot use the {kind} images beside it", record.name);
             restored.warnings.push(warning);

@@ -17,8 +17,7 @@ use super::event::Control;
 use crate::formats::qcow2::writer::create_plain;
 use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open_in_place};
 use crate::formats::sink::{DiskSink, Overwrite};
-use crate::formats::vmdk::writer::{create_sparse, create_stream};
-use crate::formats::{vdi, vhd, vhdx};
+use crate::formats::{ImageError, vdi, vhd, vhdx, vmdk};
 use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
 use crate::units::ByteLen;
@@ -35,6 +34,10 @@ pub enum DiskFormat {
     Vmdk,
     /// VMDK, streamOptimized: compressed, for transport.
     VmdkStream,
+    /// VMDK, monolithicFlat: a descriptor, and the guest's bytes in a second file, sparse.
+    VmdkFlat,
+    /// VMDK, twoGbMaxExtentSparse: a descriptor, and growing files of less than 2 GiB.
+    VmdkSplit,
     /// VHD, dynamic: one growing file.
     Vhd,
     /// VHD, fixed: the guest's bytes and a footer, sparse.
@@ -52,12 +55,43 @@ impl DiskFormat {
     pub fn extension(self) -> &'static str {
         match self {
             DiskFormat::Raw => "raw",
-            DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Vmdk | DiskFormat::VmdkStream | DiskFormat::VmdkFlat | DiskFormat::VmdkSplit => "vmdk",
             DiskFormat::Vhd | DiskFormat::VhdFixed => "vhd",
             DiskFormat::Vhdx => "vhdx",
             DiskFormat::Vdi => "vdi",
             DiskFormat::Qcow2 => "qcow2",
         }
+    }
+
+    /// All files that a disk of `size` bytes called `path` consists of; the one to open first.
+    pub fn files(self, path: &Path, size: ByteLen) -> Vec<PathBuf> {
+        match self {
+            DiskFormat::VmdkFlat => vmdk::writer::file_names(path, size, vmdk::writer::Variant::Flat),
+            DiskFormat::VmdkSplit => vmdk::writer::file_names(path, size, vmdk::writer::Variant::Split),
+            _ => vec![path.to_owned()],
+        }
+    }
+
+    /// Starts a file of this format; `properties` are what is known of the image that was backed up.
+    fn create(
+        self,
+        path: &Path,
+        size: ByteLen,
+        properties: &[(String, String)],
+        overwrite: Overwrite,
+    ) -> Result<Box<dyn DiskSink>, ImageError> {
+        Ok(match self {
+            DiskFormat::Raw => Box::new(create_file(path, size, overwrite)?),
+            DiskFormat::Vmdk => Box::new(vmdk::writer::create_sparse(path, size, properties, overwrite)?),
+            DiskFormat::VmdkStream => Box::new(vmdk::writer::create_stream(path, size, properties, overwrite)?),
+            DiskFormat::VmdkFlat => Box::new(vmdk::writer::create_flat(path, size, properties, overwrite)?),
+            DiskFormat::VmdkSplit => Box::new(vmdk::writer::create_split(path, size, properties, overwrite)?),
+            DiskFormat::Vhd => Box::new(vhd::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::VhdFixed => Box::new(vhd::writer::create_fixed(path, size, overwrite)?),
+            DiskFormat::Vhdx => Box::new(vhdx::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::Vdi => Box::new(vdi::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::Qcow2 => Box::new(create_plain(path, size, overwrite)?),
+        })
     }
 }
 
@@ -125,33 +159,10 @@ pub fn restore_disk(
     let size = ByteLen(record.size);
     let mut warnings = Vec::new();
     let open = match target {
-        DiskTarget::File { path, format: DiskFormat::Raw, overwrite } => {
-            OpenTarget::New(Box::new(create_file(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vmdk, overwrite } => {
-            let sink = create_sparse(path, size, &record.properties, *overwrite)?;
+        DiskTarget::File { path, format, overwrite } => {
+            let sink = format.create(path, size, &record.properties, *overwrite)?;
             warnings.extend_from_slice(sink.warnings());
-            OpenTarget::New(Box::new(sink))
-        }
-        DiskTarget::File { path, format: DiskFormat::VmdkStream, overwrite } => {
-            let sink = create_stream(path, size, &record.properties, *overwrite)?;
-            warnings.extend_from_slice(sink.warnings());
-            OpenTarget::New(Box::new(sink))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vhd, overwrite } => {
-            OpenTarget::New(Box::new(vhd::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::VhdFixed, overwrite } => {
-            OpenTarget::New(Box::new(vhd::writer::create_fixed(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vhdx, overwrite } => {
-            OpenTarget::New(Box::new(vhdx::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vdi, overwrite } => {
-            OpenTarget::New(Box::new(vdi::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Qcow2, overwrite } => {
-            OpenTarget::New(Box::new(create_plain(path, size, *overwrite)?))
+            OpenTarget::New(sink)
         }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
         // A device is rarely of just the disk's size; what it has beyond stays as it is.
