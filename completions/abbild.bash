@@ -1468,7 +1468,7 @@ _abbild() {
                     return 0
                     ;;
                 --format)
-                    COMPREPLY=($(compgen -W "raw vmdk vmdk-stream qcow2 vhdx vhd vhd-fixed vdi" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "raw vmdk vmdk-stream vmdk-flat vmdk-split qcow2 vhdx vhd vhd-fixed vdi" -- "${cur}"))
                     return 0
                     ;;
                 --repo)

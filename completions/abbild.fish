@@ -119,6 +119,8 @@ none\t'None, only the disks'"
 complete -c abbild -n "__fish_abbild_using_subcommand restore" -l format -d 'Format of restored disks [default: what the machine\'s hypervisor uses; of one disk, by the ending of the file]' -r -f -a "raw\t'The guest\'s bytes, sparse'
 vmdk\t'VMDK, one growing file (monolithicSparse)'
 vmdk-stream\t'VMDK, compressed for transport (streamOptimized)'
+vmdk-flat\t'VMDK, a descriptor and the guest\'s bytes beside it, sparse (monolithicFlat)'
+vmdk-split\t'VMDK, a descriptor and growing files of less than 2 GiB (twoGbMaxExtentSparse)'
 qcow2\t'qcow2 version 3, for QEMU, libvirt, Proxmox'
 vhdx\t'VHDX, dynamic, for Hyper-V'
 vhd\t'VHD, dynamic, for older Hyper-V and Xen'

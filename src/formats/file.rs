@@ -1,7 +1,8 @@
 //! One open file of an image: its bytes at an offset, and what it was when it was opened.
 //!
 //! In here: reading with offset and file in every error, and telling "the image is cut short" from "somebody changed the
-//! file" from "the medium failed". Not in here: which files may be opened (`policy`), what their bytes mean.
+//! file" from "the medium failed"; and [`Bytes`], for what stands between a file and its readers. Not in here: which files
+//! may be opened (`policy`), what their bytes mean.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -192,6 +193,47 @@ impl ImageFile {
 
     fn path_buf(&self) -> PathBuf {
         self.path.clone()
+    }
+}
+
+/// The bytes of an image file, as its structures are to be read: the file itself, or the file under its own log.
+pub(crate) trait Bytes: Send + Sync {
+    /// The file, to name it in errors.
+    fn file(&self) -> &ImageFile;
+    /// Length in bytes.
+    fn len(&self) -> u64;
+    /// As [`ImageFile::read`].
+    fn read(&self, field: &'static str, at: FileOffset, buf: &mut [u8]) -> Result<(), DiskError>;
+
+    /// Refuses a range that leaves the file.
+    fn check_holds(&self, field: &'static str, at: FileOffset, len: u64) -> Result<(), DiskError> {
+        match at.checked_add(ByteLen(len)) {
+            Some(end) if end.0 <= self.len() => Ok(()),
+            _ => Err(self.file().truncated(field, at, len)),
+        }
+    }
+
+    /// Reads `len` bytes into a new buffer; nothing is allocated before the file is known to hold them.
+    fn read_vec(&self, field: &'static str, at: FileOffset, len: u64) -> Result<Vec<u8>, DiskError> {
+        self.check_holds(field, at, len)?;
+        let len = usize::try_from(len).map_err(|_| self.file().truncated(field, at, len))?;
+        let mut buf = vec![0; len];
+        self.read(field, at, &mut buf)?;
+        Ok(buf)
+    }
+}
+
+impl Bytes for ImageFile {
+    fn file(&self) -> &ImageFile {
+        self
+    }
+
+    fn len(&self) -> u64 {
+        ImageFile::len(self)
+    }
+
+    fn read(&self, field: &'static str, at: FileOffset, buf: &mut [u8]) -> Result<(), DiskError> {
+        ImageFile::read(self, field, at, buf)
     }
 }
 

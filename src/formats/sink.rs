@@ -1,10 +1,13 @@
 //! Where a restored disk goes: the counterpart of [`Disk`](crate::disk::Disk).
 //!
 //! In here: the trait, what can go wrong with a target, what every writer needs (zero tests, the checks of a call), and
-//! files that appear under their name only when they are whole (`new_file`). Not in here: any format.
+//! files that appear under their name only when they are whole (`new_file`), disks that grow by blocks (`growing`) or are
+//! written front to back (`ascending`). Not in here: any format.
 
+pub(in crate::formats) mod ascending;
 pub(in crate::formats) mod growing;
 pub(in crate::formats) mod new_file;
+pub(in crate::formats) mod new_files;
 
 use std::io;
 use std::ops::Range;
@@ -40,6 +43,11 @@ pub enum Overwrite {
 pub trait DiskSink: Send + Sync {
     /// The order this format needs.
     fn order(&self) -> WriteOrder;
+
+    /// What of the source's properties could not be kept, a sentence each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
 
     /// Stores `data` at guest offset `at`. Ranges of zeros inside `data` may be stored as holes.
     ///
@@ -158,6 +166,16 @@ pub enum TargetError {
         /// What the system said.
         source: io::Error,
     },
+    /// Of an image of several files, some have their names and the others cannot get theirs.
+    #[error("{}: the image is incomplete; of its files are in place: {}", file.display(), in_a_row(left))]
+    Mixed {
+        /// The file that did not get its name.
+        file: PathBuf,
+        /// Those that did, and could not be taken away.
+        left: Vec<PathBuf>,
+        /// Why.
+        source: Box<TargetError>,
+    },
     /// Anything else the system refused.
     #[error("cannot {action} {}", file.display())]
     Io {
@@ -168,6 +186,10 @@ pub enum TargetError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn in_a_row(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Turns a failure of the system into a [`TargetError::Io`]; for `map_err`.

@@ -13,7 +13,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::disk::{Disk, DiskError, Extent, check_range};
 use crate::units::{ByteLen, GuestOffset};
 
-/// How far ahead of a reader the disk is asked.
+/// How far ahead of a reader the disk is asked at most, and never further than the reader has come: who reads a small file
+/// will not read what lies behind it.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// What one request ahead asks for: about one blob.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -46,6 +47,8 @@ struct Ahead {
 
 /// One reader.
 struct Stream {
+    /// Where it began.
+    begin: u64,
     /// Where its next read would begin.
     next: u64,
     /// Up to where the disk was asked ahead for it.
@@ -108,7 +111,7 @@ impl Ahead {
             if streams.len() == STREAMS {
                 streams.pop();
             }
-            streams.insert(0, Stream { next: end, asked: end, run: 0 });
+            streams.insert(0, Stream { begin: at, next: end, asked: end, run: 0 });
             return;
         };
         let mut stream = streams.remove(found);
@@ -117,7 +120,8 @@ impl Ahead {
         stream.asked = stream.asked.max(stream.next);
         // Two reads may follow each other by chance.
         if stream.run >= 2 {
-            let until = (stream.next + WINDOW_BYTES).min(self.disk.size().0);
+            let window = (stream.next - stream.begin).min(WINDOW_BYTES);
+            let until = (stream.next + window).min(self.disk.size().0);
             while stream.asked < until {
                 let len = PIECE_BYTES.min(until - stream.asked);
                 let piece =

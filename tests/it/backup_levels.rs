@@ -310,6 +310,8 @@ fn every_format_restores_equal() {
         (DiskFormat::Raw, "raw"),
         (DiskFormat::Vmdk, "vmdk"),
         (DiskFormat::VmdkStream, "vmdk"),
+        (DiskFormat::VmdkFlat, "vmdk"),
+        (DiskFormat::VmdkSplit, "vmdk"),
         (DiskFormat::Qcow2, "qcow2"),
         (DiskFormat::Vhd, "vpc"),
         (DiskFormat::VhdFixed, "vpc"),

@@ -52,7 +52,14 @@ fn a_file_is_replaced_only_on_request_and_only_when_the_new_one_is_whole() {
 fn each_format_holds_the_same_disk() {
     let stage = Stage::new();
     stage.backup("current");
-    for (file, format) in [("a.vmdk", None), ("b.vmdk", Some("vmdk-stream")), ("c.raw", None), ("d", Some("vmdk"))] {
+    for (file, format) in [
+        ("a.vmdk", None),
+        ("b.vmdk", Some("vmdk-stream")),
+        ("c.raw", None),
+        ("d", Some("vmdk")),
+        ("e.vmdk", Some("vmdk-flat")),
+        ("f.vmdk", Some("vmdk-split")),
+    ] {
         let mut arguments = vec!["restore", "web1", "--disk", "0", "--to", file];
         arguments.extend(format.map(|_| "--format"));
         arguments.extend(format);

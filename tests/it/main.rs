@@ -34,6 +34,7 @@ mod formats_vhdx_log;
 mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
+mod formats_writers_vmdk;
 mod generated_files;
 mod guest_detect;
 mod guest_ext;

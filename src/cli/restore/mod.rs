@@ -94,6 +94,10 @@ enum Format {
     Vmdk,
     /// VMDK, compressed for transport (streamOptimized)
     VmdkStream,
+    /// VMDK, a descriptor and the guest's bytes beside it, sparse (monolithicFlat)
+    VmdkFlat,
+    /// VMDK, a descriptor and growing files of less than 2 GiB (twoGbMaxExtentSparse)
+    VmdkSplit,
     /// qcow2 version 3, for QEMU, libvirt, Proxmox
     Qcow2,
     /// VHDX, dynamic, for Hyper-V
@@ -112,6 +116,8 @@ impl From<Format> for DiskFormat {
             Format::Raw => DiskFormat::Raw,
             Format::Vmdk => DiskFormat::Vmdk,
             Format::VmdkStream => DiskFormat::VmdkStream,
+            Format::VmdkFlat => DiskFormat::VmdkFlat,
+            Format::VmdkSplit => DiskFormat::VmdkSplit,
             Format::Qcow2 => DiskFormat::Qcow2,
             Format::Vhdx => DiskFormat::Vhdx,
             Format::Vhd => DiskFormat::Vhd,

@@ -13,6 +13,7 @@ use crate::formats::ImageError;
 use crate::formats::sink::{Overwrite, TargetError};
 use crate::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, MachineOptions, planned_names};
 use crate::repo::manifest::Manifest;
+use crate::units::ByteLen;
 
 /// Files that are listed by name before they are replaced.
 const LISTED_MAX: usize = 20;
@@ -170,6 +171,11 @@ impl Plan<'_> {
         match &self.target {
             Target::Disk { target: DiskTarget::InPlace(path), .. } => {
                 existing(path, "will be brought up to date in place; interrupted, it is a mixture of old and new")
+            }
+            Target::Disk { number, target: DiskTarget::File { path, format, .. } } => {
+                let size = self.manifest.disks.get(*number).map_or(0, |disk| disk.size);
+                let files = format.files(path, ByteLen(size));
+                files.iter().flat_map(|file| existing(file, "will be overwritten")).collect()
             }
             Target::Disk { target, .. } => existing(target.path(), "will be overwritten"),
             Target::Machine { options: MachineOptions { overwrite: Overwrite::Refuse, .. }, .. } => Vec::new(),

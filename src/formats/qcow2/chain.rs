@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use super::entries::Rules;
 use super::header;
-use super::image::Qcow2Disk;
+use super::image;
 use super::layout::{self, Backing, Compression, Layout};
 use super::snapshots::{self, InternalSnapshot, Snapshot};
 use super::tables::{Geometry, Tables};
 use super::{Selector, lock};
+use crate::disk::Disk;
 use crate::formats::detect::{self, Format};
 use crate::formats::file::ImageFile;
 use crate::formats::{CHAIN_DEPTH_MAX, ImageError, Layer, OpenPolicy, open_file};
@@ -158,7 +159,7 @@ fn open_level(file: ImageFile, selector: Option<Selector<'_>>, policy: &OpenPoli
         files.push(data.state().clone());
     }
     let layer = Layer {
-        disk: Arc::new(disk),
+        disk,
         path: image.path().to_path_buf(),
         files,
         variant: variant(&layout),
@@ -177,16 +178,15 @@ fn open_disk(
     data: &Arc<ImageFile>,
     layout: &Layout,
     (geometry, l1_at): (Geometry, FileOffset),
-) -> Result<Qcow2Disk, ImageError> {
+) -> Result<Arc<dyn Disk>, ImageError> {
     let rules = Rules {
         version: layout.version,
         cluster_bits: geometry.cluster_bits,
         is_extended: geometry.is_extended,
         has_data_file: layout.data_file.is_some(),
     };
-    let tables = Tables::open(Arc::clone(image), data, geometry, rules, l1_at)?;
-    let files = (Arc::clone(image), Arc::clone(data));
-    Ok(Qcow2Disk::new(files, geometry, layout.compression, tables))
+    let tables = Tables::open(Arc::clone(image), geometry, rules, l1_at)?;
+    Ok(image::disk(Arc::clone(data), layout.compression, tables))
 }
 
 fn variant(layout: &Layout) -> String {

@@ -4,25 +4,33 @@
 //! Source: QEMU docs/interop/qcow2.txt, "Compressed Clusters Descriptor"; block/qcow2-threads.c for what QEMU accepts.
 
 use flate2::{Decompress, FlushDecompress, Status};
+use zstd::bulk::Decompressor;
 
 use super::layout::Compression;
 use crate::disk::DiskError;
 use crate::formats::file::ImageFile;
-use crate::units::FileOffset;
+use crate::formats::mapped::{Packed, Unpacker};
 
-/// Reads the `len` bytes at `at` of `file`, or what the file has of them, and decompresses them into `out`, one cluster.
+/// Reads the bytes of `packed`, or what the file has of them, and decompresses them into `out`, one cluster.
 pub(super) fn read_cluster(
     file: &ImageFile,
     compression: Compression,
-    at: FileOffset,
-    len: u64,
+    packed: Packed,
+    unpacker: &mut Unpacker,
     out: &mut [u8],
 ) -> Result<(), DiskError> {
-    let len = len.min(file.len().saturating_sub(at.0)); // at most two clusters by its entry
-    let data = file.read_vec("compressed cluster", at, len)?;
+    let Packed { at, ahead, .. } = packed;
+    let len = packed.len.min(file.len().saturating_sub(at.0)); // at most two clusters by its entry
     let outcome = match compression {
-        Compression::Deflate => inflate(&data, out),
-        Compression::Zstd => unpack_zstd(&data, out),
+        Compression::Deflate => {
+            let (window, deflate) = unpacker.deflate(false);
+            inflate(deflate, window.get(file, "compressed cluster", at, (len, ahead))?, out)
+        }
+        Compression::Zstd => {
+            let failed = |source| DiskError::Read { file: file.path().to_path_buf(), at, len, source };
+            let (window, zstd) = unpacker.zstd().map_err(failed)?;
+            unpack_zstd(zstd, window.get(file, "compressed cluster", at, (len, ahead))?, out)
+        }
     };
     outcome.map_err(|found| {
         let name = if compression == Compression::Zstd { "zstd" } else { "deflate" };
@@ -32,8 +40,7 @@ pub(super) fn read_cluster(
 }
 
 /// Inflates a raw deflate stream into all of `out`; more than that is a bomb.
-fn inflate(data: &[u8], out: &mut [u8]) -> Result<(), String> {
-    let mut deflate = Decompress::new(false);
+fn inflate(deflate: &mut Decompress, data: &[u8], out: &mut [u8]) -> Result<(), String> {
     let status = deflate.decompress(data, out, FlushDecompress::Finish).map_err(|err| err.to_string())?;
     let made = deflate.total_out();
     if made < out.len() as u64 {
@@ -52,12 +59,12 @@ fn inflate(data: &[u8], out: &mut [u8]) -> Result<(), String> {
 }
 
 /// Unpacks one zstd frame into all of `out`.
-fn unpack_zstd(data: &[u8], out: &mut [u8]) -> Result<(), String> {
+fn unpack_zstd(zstd: &mut Decompressor<'_>, data: &[u8], out: &mut [u8]) -> Result<(), String> {
     let in_words = |code| zstd::zstd_safe::get_error_name(code).to_string();
     let frame_len = zstd::zstd_safe::find_frame_compressed_size(data).map_err(in_words)?;
     let frame = data.get(..frame_len).ok_or("a frame cut short")?;
     // In one step into a buffer of the right size: whatever window the frame asks for, nothing else is allocated.
-    let made = zstd::bulk::decompress_to_buffer(frame, out).map_err(|err| err.to_string())?;
+    let made = zstd.decompress_to_buffer(frame, out).map_err(|err| err.to_string())?;
     if made == out.len() { Ok(()) } else { Err(format!("{made} bytes, complete")) }
 }
 
@@ -76,8 +83,10 @@ mod tests {
         zstd::bulk::compress(plain, 3).unwrap()
     }
 
+    type Unpack = fn(&[u8], &mut [u8]) -> Result<(), String>;
+
     #[track_caller]
-    fn check(unpack: fn(&[u8], &mut [u8]) -> Result<(), String>, data: &[u8], expected: Result<(), &str>) {
+    fn check(unpack: Unpack, data: &[u8], expected: Result<(), &str>) {
         let mut out = vec![0xa5; 65536];
         match (unpack(data, &mut out), expected) {
             (Ok(()), Ok(())) => assert!(out.iter().all(|b| *b == 7)),
@@ -89,10 +98,9 @@ mod tests {
     #[test]
     fn exactly_one_cluster_comes_out() {
         let bomb = vec![7; 64 << 20];
-        for (unpack, pack) in [
-            (inflate as fn(&[u8], &mut [u8]) -> Result<(), String>, deflated as fn(&[u8]) -> Vec<u8>),
-            (unpack_zstd, packed),
-        ] {
+        let inflate: Unpack = |data, out| inflate(&mut Decompress::new(false), data, out);
+        let unpack_zstd: Unpack = |data, out| unpack_zstd(&mut Decompressor::new().unwrap(), data, out);
+        for (unpack, pack) in [(inflate, deflated as fn(&[u8]) -> Vec<u8>), (unpack_zstd, packed)] {
             let cluster = pack(&[7; 65536]);
             check(unpack, &cluster, Ok(()));
             check(unpack, &[&cluster[..], &[0xff; 700]].concat(), Ok(()));

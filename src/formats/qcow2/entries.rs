@@ -2,6 +2,7 @@
 //!
 //! Source: QEMU docs/interop/qcow2.txt, "Cluster mapping". Reserved bits are ignored, as QEMU does.
 
+use crate::formats::mapped::Cell;
 use crate::units::FileOffset;
 
 /// Where clusters and tables lie: bits 9 to 55.
@@ -28,21 +29,15 @@ pub(super) struct Rules {
 /// What an L2 entry means for its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cluster {
-    Hole,
-    Zero,
-    /// Stored at this offset, a multiple of the cluster size, which need not be inside the file.
-    Stored(FileOffset),
-    /// Stored as at most so many bytes from this offset.
-    Compressed(FileOffset, u64),
+    /// All of it alike. What is stored lies at a multiple of the cluster size.
+    Whole(Cell),
     /// Each subcluster for itself.
-    Mixed {
+    Split {
         /// Where the cluster lies; `None` if no subcluster is stored.
         at: Option<FileOffset>,
         stored: u32,
         zero: u32,
     },
-    /// No such entry may exist; what would be right instead.
-    Invalid(&'static str),
 }
 
 /// Where the L2 table of an L1 entry lies: `None` if there is none, `Err` if it cannot lie there.
@@ -63,30 +58,32 @@ impl Rules {
         }
         let at = entry & OFFSET_MASK;
         if !at.is_multiple_of(1 << self.cluster_bits) {
-            return Cluster::Invalid("an offset that is a multiple of the cluster size");
+            return Cluster::Whole(Cell::Invalid("an offset that is a multiple of the cluster size"));
         }
         let is_stored = at != 0 || (self.has_data_file && entry & COPIED != 0);
         if self.is_extended {
             return subclusters(is_stored.then_some(FileOffset(at)), bitmap);
         }
         match (entry & ZERO != 0, is_stored) {
-            (true, _) if self.version < 3 => Cluster::Invalid("bit 0 clear (zero clusters came with version 3)"),
-            (true, _) => Cluster::Zero,
-            (false, true) => Cluster::Stored(FileOffset(at)),
-            (false, false) => Cluster::Hole,
+            (true, _) if self.version < 3 => {
+                Cluster::Whole(Cell::Invalid("bit 0 clear (zero clusters came with version 3)"))
+            }
+            (true, _) => Cluster::Whole(Cell::Zero),
+            (false, true) => Cluster::Whole(Cell::Stored(FileOffset(at))),
+            (false, false) => Cluster::Whole(Cell::Hole),
         }
     }
 
     fn compressed(&self, entry: u64) -> Cluster {
         if self.has_data_file {
-            return Cluster::Invalid("no compressed cluster beside a data file");
+            return Cluster::Whole(Cell::Invalid("no compressed cluster beside a data file"));
         }
         // Low bits: byte offset; above them up to bit 61: further sectors, at most two clusters long in all.
         let offset_bits = 62 - (self.cluster_bits - 8);
         let at = entry & ((1 << offset_bits) - 1);
         let further_sectors = (entry & (COMPRESSED - 1)) >> offset_bits;
         let len = (further_sectors + 1) * 512 - at % 512;
-        Cluster::Compressed(FileOffset(at), len)
+        Cluster::Whole(Cell::Packed(FileOffset(at), len))
     }
 }
 
@@ -94,12 +91,12 @@ fn subclusters(at: Option<FileOffset>, bitmap: u64) -> Cluster {
     let stored = u32::try_from(bitmap & u64::from(u32::MAX)).expect("32 bits");
     let zero = u32::try_from(bitmap >> 32).expect("32 bits");
     match (at, stored, zero) {
-        (_, stored, zero) if stored & zero != 0 => Cluster::Invalid("no subcluster both stored and zero"),
-        (None, 1.., _) => Cluster::Invalid("no stored subcluster without an offset"),
-        (_, 0, 0) => Cluster::Hole,
-        (_, 0, u32::MAX) => Cluster::Zero,
-        (Some(at), u32::MAX, _) => Cluster::Stored(at),
-        _ => Cluster::Mixed { at, stored, zero },
+        (_, stored, zero) if stored & zero != 0 => Cluster::Whole(Cell::Invalid("no subcluster both stored and zero")),
+        (None, 1.., _) => Cluster::Whole(Cell::Invalid("no stored subcluster without an offset")),
+        (_, 0, 0) => Cluster::Whole(Cell::Hole),
+        (_, 0, u32::MAX) => Cluster::Whole(Cell::Zero),
+        (Some(at), u32::MAX, _) => Cluster::Whole(Cell::Stored(at)),
+        _ => Cluster::Split { at, stored, zero },
     }
 }
 
@@ -112,33 +109,33 @@ mod tests {
     #[test]
     fn entries_of_the_plain_kind() {
         let check = |entry, expected| assert_eq!(PLAIN.cluster(entry, 0), expected, "{entry:#x}");
-        check(0, Cluster::Hole);
-        check(COPIED, Cluster::Hole);
-        check(1, Cluster::Zero);
-        check(0x5_0001, Cluster::Zero);
-        check(COPIED | 0x5_0000, Cluster::Stored(FileOffset(0x5_0000)));
-        check(0x00ff_ffff_ffff_0000, Cluster::Stored(FileOffset(0x00ff_ffff_ffff_0000)));
-        check(0x5_0200, Cluster::Invalid("an offset that is a multiple of the cluster size"));
+        check(0, Cluster::Whole(Cell::Hole));
+        check(COPIED, Cluster::Whole(Cell::Hole));
+        check(1, Cluster::Whole(Cell::Zero));
+        check(0x5_0001, Cluster::Whole(Cell::Zero));
+        check(COPIED | 0x5_0000, Cluster::Whole(Cell::Stored(FileOffset(0x5_0000))));
+        check(0x00ff_ffff_ffff_0000, Cluster::Whole(Cell::Stored(FileOffset(0x00ff_ffff_ffff_0000))));
+        check(0x5_0200, Cluster::Whole(Cell::Invalid("an offset that is a multiple of the cluster size")));
         // 54 bits of offset, 8 bits of further sectors.
-        check(COMPRESSED | 0x5_0001, Cluster::Compressed(FileOffset(0x5_0001), 511));
-        check(COMPRESSED | 0x5_01ff, Cluster::Compressed(FileOffset(0x5_01ff), 1));
-        check(COMPRESSED | 3 << 54 | 0x5_0200, Cluster::Compressed(FileOffset(0x5_0200), 2048));
-        check(u64::MAX >> 1, Cluster::Compressed(FileOffset((1 << 54) - 1), 256 * 512 - 511));
+        check(COMPRESSED | 0x5_0001, Cluster::Whole(Cell::Packed(FileOffset(0x5_0001), 511)));
+        check(COMPRESSED | 0x5_01ff, Cluster::Whole(Cell::Packed(FileOffset(0x5_01ff), 1)));
+        check(COMPRESSED | 3 << 54 | 0x5_0200, Cluster::Whole(Cell::Packed(FileOffset(0x5_0200), 2048)));
+        check(u64::MAX >> 1, Cluster::Whole(Cell::Packed(FileOffset((1 << 54) - 1), 256 * 512 - 511)));
     }
 
     #[test]
     fn other_images_have_other_rules() {
         let old = Rules { version: 2, ..PLAIN };
-        assert!(matches!(old.cluster(1, 0), Cluster::Invalid(said) if said.contains("version 3")));
+        assert!(matches!(old.cluster(1, 0), Cluster::Whole(Cell::Invalid(said)) if said.contains("version 3")));
         let outside = Rules { has_data_file: true, ..PLAIN };
-        assert_eq!(outside.cluster(COPIED, 0), Cluster::Stored(FileOffset(0)));
-        assert_eq!(outside.cluster(0, 0), Cluster::Hole);
-        assert!(matches!(outside.cluster(COMPRESSED | 512, 0), Cluster::Invalid(_)));
+        assert_eq!(outside.cluster(COPIED, 0), Cluster::Whole(Cell::Stored(FileOffset(0))));
+        assert_eq!(outside.cluster(0, 0), Cluster::Whole(Cell::Hole));
+        assert!(matches!(outside.cluster(COMPRESSED | 512, 0), Cluster::Whole(Cell::Invalid(_))));
         for (bits, len_max) in [(9, 2 * 512), (21, 2 << 21)] {
             let rules = Rules { cluster_bits: bits, ..PLAIN };
             let offset_bits = 62 - (bits - 8);
             let entry = COMPRESSED | (COMPRESSED - 1) >> offset_bits << offset_bits;
-            assert_eq!(rules.cluster(entry, 0), Cluster::Compressed(FileOffset(0), len_max));
+            assert_eq!(rules.cluster(entry, 0), Cluster::Whole(Cell::Packed(FileOffset(0), len_max)));
         }
     }
 
@@ -147,14 +144,14 @@ mod tests {
         let rules = Rules { is_extended: true, ..PLAIN };
         let at = Some(FileOffset(0x5_0000));
         let check = |entry, bitmap, expected| assert_eq!(rules.cluster(entry, bitmap), expected, "{bitmap:#x}");
-        check(0, 0, Cluster::Hole);
-        check(0x5_0000, 0, Cluster::Hole);
-        check(0, u64::from(u32::MAX) << 32, Cluster::Zero);
-        check(0x5_0000, u64::from(u32::MAX), Cluster::Stored(FileOffset(0x5_0000)));
-        check(0x5_0000, 2 << 32 | 1, Cluster::Mixed { at, stored: 1, zero: 2 });
-        check(0, 2 << 32, Cluster::Mixed { at: None, stored: 0, zero: 2 });
-        check(0x5_0000, 3 << 32 | 1, Cluster::Invalid("no subcluster both stored and zero"));
-        check(0, 1, Cluster::Invalid("no stored subcluster without an offset"));
+        check(0, 0, Cluster::Whole(Cell::Hole));
+        check(0x5_0000, 0, Cluster::Whole(Cell::Hole));
+        check(0, u64::from(u32::MAX) << 32, Cluster::Whole(Cell::Zero));
+        check(0x5_0000, u64::from(u32::MAX), Cluster::Whole(Cell::Stored(FileOffset(0x5_0000))));
+        check(0x5_0000, 2 << 32 | 1, Cluster::Split { at, stored: 1, zero: 2 });
+        check(0, 2 << 32, Cluster::Split { at: None, stored: 0, zero: 2 });
+        check(0x5_0000, 3 << 32 | 1, Cluster::Whole(Cell::Invalid("no subcluster both stored and zero")));
+        check(0, 1, Cluster::Whole(Cell::Invalid("no stored subcluster without an offset")));
     }
 
     #[test]

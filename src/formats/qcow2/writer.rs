@@ -14,7 +14,7 @@ mod plain;
 
 use std::path::Path;
 
-pub use self::compressed::{CompressedSink, create_compressed};
+pub use self::compressed::create_compressed;
 pub use self::plain::{PlainSink, create_plain};
 use super::header::MAGIC;
 use crate::formats::sink::TargetError;

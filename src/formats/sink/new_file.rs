@@ -23,13 +23,10 @@ use crate::units::FileOffset;
 #[derive(Debug)]
 pub(in crate::formats) struct NewFile {
     file: File,
-    temporary: PathBuf,
-    target: PathBuf,
-    folder: PathBuf,
+    name: Temporary,
     overwrite: Overwrite,
     /// A write failed: the content is not what the caller believes.
     broken: AtomicBool,
-    published: bool,
 }
 
 impl NewFile {
@@ -47,15 +44,8 @@ impl NewFile {
         let temporary = folder.join(temporary_name(target)?);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let file = file.map_err(failed("create", target))?;
-        let new = NewFile {
-            file,
-            temporary,
-            target: target.to_owned(),
-            folder,
-            overwrite,
-            broken: AtomicBool::new(false),
-            published: false,
-        };
+        let name = Temporary { temporary, target: target.to_owned(), folder, published: false };
+        let new = NewFile { file, name, overwrite, broken: AtomicBool::new(false) };
         // A disk that was private stays private.
         if let Some(old) = replaced {
             new.file.set_permissions(old.permissions()).map_err(failed("set the permissions of", target))?;
@@ -65,7 +55,7 @@ impl NewFile {
 
     /// The name it will have.
     pub(in crate::formats) fn target(&self) -> &Path {
-        &self.target
+        &self.name.target
     }
 
     /// Sets the file's length; new bytes are a hole.
@@ -73,7 +63,7 @@ impl NewFile {
     /// # Errors
     /// [`TargetError::Io`].
     pub(in crate::formats) fn set_len(&self, len: u64) -> Result<(), TargetError> {
-        self.noted(self.file.set_len(len)).map_err(failed("set the length of", &self.target))
+        self.noted(self.file.set_len(len)).map_err(failed("set the length of", &self.name.target))
     }
 
     /// Writes all of `data`.
@@ -82,7 +72,7 @@ impl NewFile {
     /// [`TargetError::Write`]; the file can then no longer be published.
     pub(in crate::formats) fn write_all_at(&self, at: FileOffset, data: &[u8]) -> Result<(), TargetError> {
         self.noted(self.file.write_all_at(data, at.0)).map_err(|source| TargetError::Write {
-            file: self.target.clone(),
+            file: self.name.target.clone(),
             at,
             len: data.len() as u64,
             source,
@@ -100,7 +90,7 @@ impl NewFile {
     /// [`TargetError::Incomplete`].
     pub(in crate::formats) fn check_whole(&self) -> Result<(), TargetError> {
         match self.broken.load(Ordering::Relaxed) {
-            true => Err(TargetError::Incomplete { file: self.target.clone() }),
+            true => Err(TargetError::Incomplete { file: self.name.target.clone() }),
             false => Ok(()),
         }
     }
@@ -117,28 +107,74 @@ impl NewFile {
     /// # Errors
     /// [`TargetError::Incomplete`] after a failed write, [`TargetError::Exists`] if somebody took the name meanwhile,
     /// [`TargetError::Io`].
-    pub(in crate::formats) fn publish(mut self) -> Result<PathBuf, TargetError> {
+    pub(in crate::formats) fn publish(self) -> Result<PathBuf, TargetError> {
+        self.seal()?.publish()
+    }
+
+    /// Makes the content durable and closes the file; it keeps its temporary name.
+    ///
+    /// # Errors
+    /// [`TargetError::Incomplete`] after a failed write, [`TargetError::Io`].
+    pub(in crate::formats) fn seal(self) -> Result<SealedFile, TargetError> {
         self.check_whole()?;
-        self.file.sync_all().map_err(failed("make durable", &self.target))?;
-        match self.overwrite {
-            Overwrite::Replace => {
-                fs::rename(&self.temporary, &self.target).map_err(failed("rename into place", &self.target))?;
-            }
-            Overwrite::Refuse => rename_without_replacing(&self.temporary, &self.target)?,
-        }
-        self.published = true;
-        sync_folder(&self.folder).map_err(failed("make durable the name of", &self.target))?;
-        Ok(self.target.clone())
+        self.file.sync_all().map_err(failed("make durable", &self.name.target))?;
+        Ok(SealedFile { name: self.name, overwrite: self.overwrite })
     }
 }
 
-impl Drop for NewFile {
+/// A file whose content is complete and durable, but for its name.
+#[derive(Debug)]
+pub(in crate::formats) struct SealedFile {
+    name: Temporary,
+    overwrite: Overwrite,
+}
+
+impl SealedFile {
+    /// The name it will have.
+    pub(in crate::formats) fn target(&self) -> &Path {
+        &self.name.target
+    }
+
+    /// Gives it its name, which it returns.
+    ///
+    /// # Errors
+    /// [`TargetError::Exists`] if somebody took the name meanwhile, [`TargetError::Io`].
+    pub(in crate::formats) fn publish(mut self) -> Result<PathBuf, TargetError> {
+        let Temporary { temporary, target, folder, published } = &mut self.name;
+        match self.overwrite {
+            Overwrite::Replace => fs::rename(&*temporary, &*target).map_err(failed("rename into place", target))?,
+            Overwrite::Refuse => rename_without_replacing(temporary, target)?,
+        }
+        *published = true;
+        sync_folder(folder).map_err(failed("make durable the name of", target))?;
+        Ok(target.clone())
+    }
+}
+
+/// A name that goes away unless its file gets the right one.
+#[derive(Debug)]
+struct Temporary {
+    temporary: PathBuf,
+    target: PathBuf,
+    folder: PathBuf,
+    published: bool,
+}
+
+impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.published {
             // Nobody is left to tell if this fails; the name says whose it is and that it is incomplete.
             let _ = fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// Refuses a target that could not be created later on, without creating it.
+///
+/// # Errors
+/// As [`NewFile::create`].
+pub(in crate::formats) fn check_target(target: &Path, overwrite: Overwrite) -> Result<(), TargetError> {
+    what_is_there(target, overwrite).map(|_| ())
 }
 
 /// Refuses a target that must not be replaced; returns the file that will be.

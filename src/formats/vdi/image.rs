@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use super::layout::Layout;
-use crate::disk::{Disk, DiskError};
-use crate::formats::blocks::{Block, BlockDisk, BlockMap, Bytes};
-use crate::formats::file::ImageFile;
+use crate::disk::Disk;
+use crate::formats::blocks::{self, BlockMap};
+use crate::formats::file::{Bytes, ImageFile};
+use crate::formats::mapped::{Cell, Entry};
 use crate::units::FileOffset;
 
 /// Entry of a block that is not stored: the parent's, or zeros.
-const UNUSED: u32 = u32::MAX;
+const UNUSED: u64 = 0xffff_ffff;
 /// Entry of a block of zeros that hides the parent's.
-const ZERO: u32 = u32::MAX - 1;
+const ZERO: u64 = 0xffff_fffe;
 
 /// The disk in `file`.
 pub(crate) fn open(file: &Arc<ImageFile>, layout: &Layout) -> Arc<dyn Disk> {
@@ -22,7 +23,7 @@ pub(crate) fn open(file: &Arc<ImageFile>, layout: &Layout) -> Arc<dyn Disk> {
         allocated: layout.blocks_allocated,
     };
     let bytes: Arc<dyn Bytes> = Arc::<ImageFile>::clone(file);
-    Arc::new(BlockDisk::new(bytes, layout.geometry, map))
+    blocks::disk(bytes, layout.geometry, map)
 }
 
 /// Blocks by their number in the file.
@@ -34,28 +35,21 @@ struct NumberMap {
 }
 
 impl BlockMap for NumberMap {
-    const ENTRY_BYTES: u64 = 4;
+    const ENTRY: Entry = Entry::Le32;
 
     fn entry_at(&self, block: u64) -> FileOffset {
         FileOffset(self.map_at.0 + block * 4)
     }
 
-    fn block(&self, entry: &[u8]) -> Block {
-        match u32::from_le_bytes(entry.try_into().expect("4 bytes")) {
-            UNUSED => Block::Hole,
-            ZERO => Block::Zero,
-            number if number >= self.allocated => Block::Invalid("a block below the number of allocated blocks"),
+    fn block(&self, entry: u64) -> Cell {
+        match entry {
+            UNUSED => Cell::Hole,
+            ZERO => Cell::Zero,
+            number if number >= u64::from(self.allocated) => {
+                Cell::Invalid("a block below the number of allocated blocks")
+            }
             // 32 bits of blocks of at most 256 MiB, each with at most as many bytes before it: below 2^62.
-            number => Block::Stored(FileOffset(self.first + u64::from(number) * self.stride)),
+            number => Cell::Stored(FileOffset(self.first + number * self.stride)),
         }
-    }
-
-    fn bitmap(&self, bytes: &dyn Bytes, _block: u64, stored: FileOffset) -> Result<Vec<u8>, DiskError> {
-        // The map above has no mixed blocks.
-        Err(bytes.file().corrupt("sector bitmap", stored, "none in a VDI", "one"))
-    }
-
-    fn bit(_bitmap: &[u8], _sector: u64) -> Option<bool> {
-        None
     }
 }

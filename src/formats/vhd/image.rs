@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::layout::{Dynamic, Footer};
 use crate::disk::{Disk, DiskError, ExtentKind};
 use crate::formats::ImageError;
-use crate::formats::blocks::{Block, BlockDisk, BlockMap, Bytes};
-use crate::formats::file::ImageFile;
+use crate::formats::blocks::{self, BlockMap};
+use crate::formats::file::{Bytes, ImageFile};
+use crate::formats::mapped::{Cell, Entry};
 use crate::formats::raw::image::FileRun;
 use crate::units::FileOffset;
 
 /// Entry of a block that is not stored.
-const UNUSED: u32 = u32::MAX;
+const UNUSED: u64 = 0xffff_ffff;
 
 /// A fixed disk: all of it lies before the footer.
 pub(crate) fn open_fixed(file: &Arc<ImageFile>, footer: &Footer) -> Result<Arc<dyn Disk>, ImageError> {
@@ -26,7 +27,7 @@ pub(crate) fn open_fixed(file: &Arc<ImageFile>, footer: &Footer) -> Result<Arc<d
 pub(crate) fn open_blocks(file: &Arc<ImageFile>, dynamic: &Dynamic) -> Arc<dyn Disk> {
     let map = SectorMap { table_at: dynamic.table_at, bitmap: dynamic.bitmap };
     let bytes: Arc<dyn Bytes> = Arc::<ImageFile>::clone(file);
-    Arc::new(BlockDisk::new(bytes, dynamic.geometry, map))
+    blocks::disk(bytes, dynamic.geometry, map)
 }
 
 /// Blocks by the sector at which their bitmap begins.
@@ -36,16 +37,16 @@ struct SectorMap {
 }
 
 impl BlockMap for SectorMap {
-    const ENTRY_BYTES: u64 = 4;
+    const ENTRY: Entry = Entry::Be32;
 
     fn entry_at(&self, block: u64) -> FileOffset {
         FileOffset(self.table_at.0 + block * 4)
     }
 
-    fn block(&self, entry: &[u8]) -> Block {
-        match u32::from_be_bytes(entry.try_into().expect("4 bytes")) {
-            UNUSED => Block::Hole,
-            sector => Block::Mixed(FileOffset(u64::from(sector) * 512 + self.bitmap)),
+    fn block(&self, entry: u64) -> Cell {
+        match entry {
+            UNUSED => Cell::Hole,
+            sector => Cell::Mixed(FileOffset(sector * 512 + self.bitmap)),
         }
     }
 

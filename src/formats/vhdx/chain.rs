@@ -9,9 +9,8 @@ use super::image;
 use super::layout::{read_header, read_regions};
 use super::log::Replayed;
 use super::metadata::{self, ParentLocator};
-use crate::formats::blocks::Bytes;
 use crate::formats::chain::{ChainFormat, open_first_named};
-use crate::formats::file::ImageFile;
+use crate::formats::file::{Bytes, ImageFile};
 use crate::formats::{ImageError, Layer, OpenPolicy};
 
 /// The format, for [`open_chain`](crate::formats::chain::open_chain).

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::layout::Region;
 use super::metadata::Metadata;
 use crate::disk::{Disk, DiskError};
-use crate::formats::blocks::{Block, BlockDisk, BlockMap, Bytes, Geometry};
+use crate::formats::blocks::{self, BlockMap, Geometry};
+use crate::formats::file::Bytes;
+use crate::formats::mapped::{Cell, Entry};
 use crate::units::{ByteLen, FileOffset};
 
 /// State of an entry, its lowest bits.
@@ -24,7 +26,7 @@ pub(crate) fn open(bytes: Arc<dyn Bytes>, table: Region, metadata: &Metadata) ->
         geometry: metadata.geometry,
         has_parent: metadata.parent.is_some(),
     };
-    Arc::new(BlockDisk::new(bytes, metadata.geometry, map))
+    blocks::disk(bytes, metadata.geometry, map)
 }
 
 struct ChunkMap {
@@ -35,24 +37,23 @@ struct ChunkMap {
 }
 
 impl BlockMap for ChunkMap {
-    const ENTRY_BYTES: u64 = 8;
+    const ENTRY: Entry = Entry::Le64;
 
     fn entry_at(&self, block: u64) -> FileOffset {
         FileOffset(self.table_at.0 + (block + block / self.chunk_blocks) * 8)
     }
 
-    fn block(&self, entry: &[u8]) -> Block {
-        let entry = u64::from_le_bytes(entry.try_into().expect("8 bytes"));
+    fn block(&self, entry: u64) -> Cell {
         let at = FileOffset(entry & OFFSET_MASK);
         match entry & STATE_MASK {
-            0 => Block::Hole,
+            0 => Cell::Hole,
             // Undefined, zero, unmapped: what is read there is up to us, and zeros betray nothing.
-            1..=3 => Block::Zero,
-            6 | 7 if at.0 == 0 => Block::Invalid("an offset behind the headers for a block that is present"),
-            6 => Block::Stored(at),
-            7 if self.has_parent => Block::Mixed(at),
-            7 => Block::Invalid("no partially present block in a disk without parent"),
-            _ => Block::Invalid("a block state from 0 to 3, 6 or 7"),
+            1..=3 => Cell::Zero,
+            6 | 7 if at.0 == 0 => Cell::Invalid("an offset behind the headers for a block that is present"),
+            6 => Cell::Stored(at),
+            7 if self.has_parent => Cell::Mixed(at),
+            7 => Cell::Invalid("no partially present block in a disk without parent"),
+            _ => Cell::Invalid("a block state from 0 to 3, 6 or 7"),
         }
     }
 

@@ -12,8 +12,8 @@ use super::header::{
 use super::{MIB, guid};
 use crate::disk::DiskError;
 use crate::formats::ImageError;
-use crate::formats::blocks::{Bytes, TABLE_BYTES_MAX};
-use crate::formats::file::ImageFile;
+use crate::formats::blocks::TABLE_BYTES_MAX;
+use crate::formats::file::{Bytes, ImageFile};
 use crate::units::FileOffset;
 
 /// Largest log we replay. Hyper-V's has 1 MiB.

@@ -18,8 +18,7 @@ use uuid::Uuid;
 use super::header::guid;
 use super::layout::LogPlace;
 use crate::disk::DiskError;
-use crate::formats::blocks::Bytes;
-use crate::formats::file::ImageFile;
+use crate::formats::file::{Bytes, ImageFile};
 use crate::units::FileOffset;
 
 /// The unit of the log, and of what it changes.

@@ -8,7 +8,8 @@ use super::header::{METADATA_TABLE_BYTES, RawItem, TABLE_ENTRIES_MAX, items, met
 use super::layout::{Region, Regions};
 use super::{MIB, guid};
 use crate::formats::ImageError;
-use crate::formats::blocks::{BLOCK_BYTES_MAX, Bytes, Geometry};
+use crate::formats::blocks::{BLOCK_BYTES_MAX, Geometry};
+use crate::formats::file::Bytes;
 use crate::units::FileOffset;
 
 /// Largest disk, the format's own limit.

@@ -11,11 +11,12 @@ use nom::bytes::complete::{tag, take};
 use nom::number::complete::le_u32;
 use nom::{IResult, Parser};
 
-use super::grains::{Geometry, Grain, GrainDisk, GrainMap, Storage};
 use super::sparse::layout::DIRECTORY_BYTES_MAX;
 use crate::disk::{Disk, DiskError};
 use crate::formats::ImageError;
 use crate::formats::file::ImageFile;
+use crate::formats::grains::{self, Geometry, GrainMap, Storage};
+use crate::formats::mapped::{Cell, Entry};
 use crate::units::FileOffset;
 
 /// First bytes of the header.
@@ -92,7 +93,7 @@ pub(super) fn open(
     let layout = raw.validate(&file)?;
     directories.take(&file, layout.geometry.tables() * 4)?;
     let map = CowdMap { directory: read_directory(&file, &layout)? };
-    Ok((Arc::new(GrainDisk::new(file, layout.geometry, Storage::Plain, map)), layout.is_unclean))
+    Ok((grains::disk(file, layout.geometry, Storage::Plain, map), layout.is_unclean))
 }
 
 fn read_directory(file: &ImageFile, layout: &Layout) -> Result<Vec<u32>, DiskError> {
@@ -117,18 +118,18 @@ struct CowdMap {
 }
 
 impl GrainMap for CowdMap {
-    const ENTRY_BYTES: u64 = 4;
+    const ENTRY: Entry = Entry::Le32;
 
     fn table_at(&self, table: u64) -> Option<FileOffset> {
         let sector = *self.directory.get(usize::try_from(table).ok()?)?;
         if sector == 0 { None } else { FileOffset::from_sector(u64::from(sector)) }
     }
 
-    fn grain(&self, entry: u64) -> Grain {
+    fn grain(&self, entry: u64) -> Cell {
         match FileOffset::from_sector(entry) {
-            Some(FileOffset(0)) => Grain::Hole,
-            Some(at) => Grain::Stored(at),
-            None => Grain::Invalid("a sector below 2^55"),
+            Some(FileOffset(0)) => Cell::Hole,
+            Some(at) => Cell::Stored(at),
+            None => Cell::Invalid("a sector below 2^55"),
         }
     }
 }

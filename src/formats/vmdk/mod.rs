@@ -2,8 +2,8 @@
 //!
 //! - `descriptor` text → which extents, which parent
 //! - `extents` extent lines → one [`Disk`](crate::disk::Disk), put together from
-//!   `flat` (FLAT, VMFS, ZERO), [`sparse`] (hosted, `KDMV`), `cowd` (ESX `-delta.vmdk`), `sesparse` (ESX `-sesparse.vmdk`)
-//! - `grains` what the three sparse kinds share: grain directory → grain tables → runs
+//!   `flat` (FLAT, VMFS, ZERO), [`sparse`] (hosted, `KDMV`), `cowd` (ESX `-delta.vmdk`), `sesparse` (ESX `-sesparse.vmdk`);
+//!   what the three sparse kinds share is in [`grains`](super::grains)
 //! - `chain` from the newest redo log down to the base
 //! - `lock` signs that a running machine is writing
 //!
@@ -15,7 +15,6 @@ pub(crate) mod cowd;
 pub(crate) mod descriptor;
 pub(crate) mod extents;
 pub(crate) mod flat;
-pub(crate) mod grains;
 pub(crate) mod lock;
 pub(crate) mod sesparse;
 pub(crate) mod sparse;

@@ -11,11 +11,12 @@ use nom::multi::count;
 use nom::number::complete::le_u64;
 use nom::{IResult, Parser};
 
-use super::grains::{Geometry, Grain, GrainDisk, GrainMap, Storage};
 use super::sparse::layout::DIRECTORY_BYTES_MAX;
 use crate::disk::Disk;
 use crate::formats::ImageError;
 use crate::formats::file::ImageFile;
+use crate::formats::grains::{self, Geometry, GrainMap, Storage};
+use crate::formats::mapped::{Cell, Entry};
 use crate::units::{ByteLen, FileOffset};
 
 /// First bytes of the constant header.
@@ -142,7 +143,7 @@ pub(super) fn open(
     check_journal(&file, layout.volatile_at)?;
     directories.take(&file, layout.geometry.tables() * 8)?;
     let map = SeSparseMap { tables: read_directory(&file, &layout)?, grains_at: layout.grains_at };
-    Ok(Arc::new(GrainDisk::new(file, layout.geometry, Storage::Plain, map)))
+    Ok(grains::disk(file, layout.geometry, Storage::Plain, map))
 }
 
 fn check_journal(file: &ImageFile, at: FileOffset) -> Result<(), ImageError> {
@@ -193,24 +194,24 @@ struct SeSparseMap {
 }
 
 impl GrainMap for SeSparseMap {
-    const ENTRY_BYTES: u64 = 8;
+    const ENTRY: Entry = Entry::Le64;
 
     fn table_at(&self, table: u64) -> Option<FileOffset> {
         *self.tables.get(usize::try_from(table).ok()?)?
     }
 
-    fn grain(&self, entry: u64) -> Grain {
+    fn grain(&self, entry: u64) -> Cell {
         match entry >> 60 {
-            0 if entry == 0 => Grain::Hole,
+            0 if entry == 0 => Cell::Hole,
             // Unmapped by the guest, or written as zeros: both hide the parent.
-            1 | 2 => Grain::Zero,
+            1 | 2 => Cell::Zero,
             3 => {
                 // The index is stored rotated: its low 12 bits lie above its high 48 bits.
                 let index = ((entry >> 48) & 0xfff) | ((entry & 0xffff_ffff_ffff) << 12);
                 let at = index.checked_mul(GRAIN_SECTORS * 512).and_then(|from| from.checked_add(self.grains_at));
-                at.map_or(Grain::Invalid("a grain below 2^64"), |at| Grain::Stored(FileOffset(at)))
+                at.map_or(Cell::Invalid("a grain below 2^64"), |at| Cell::Stored(FileOffset(at)))
             }
-            _ => Grain::Invalid("0, or 1 to 3 in the top four bits"),
+            _ => Cell::Invalid("0, or 1 to 3 in the top four bits"),
         }
     }
 }

@@ -1,20 +1,25 @@
-//! A disk into a VMDK: one file that grows with its content ([`create_sparse`]), or the compressed stream of OVF and OVA
-//! ([`create_stream`]).
+//! A disk into a VMDK: one file that grows with its content ([`create_sparse`]), the compressed stream of OVF and OVA
+//! ([`create_stream`]), a descriptor beside the guest's bytes ([`create_flat`]) or beside growing files of at most 2 GiB
+//! ([`create_split`]).
 //!
-//! In here: what both have in common, i.e. the hosted sparse extent's header and its limits. Both write 64 KiB grains, leave
-//! grains of zeros out, and carry an embedded descriptor with a fresh content id. Sector numbers in their grain tables
-//! have 32 bits, so neither a disk nor a file may pass 2 TiB.
+//! In here: what they have in common, i.e. the names of their files, and the hosted sparse extent's header and limits. The
+//! sparse ones write 64 KiB grains and leave grains of zeros out; all have a descriptor with a fresh content id. Sector
+//! numbers in grain tables have 32 bits, so neither a sparse disk nor its file may pass 2 TiB.
 //!
 //! Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents" and "Stream-Optimized Compressed Sparse Extents".
 
 mod descriptor;
+mod flat;
 mod sparse;
+mod split;
 mod stream;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub use self::sparse::{SparseSink, create_sparse};
-pub use self::stream::{StreamSink, create_stream};
+pub use self::flat::create_flat;
+pub use self::sparse::create_sparse;
+pub use self::split::create_split;
+pub use self::stream::create_stream;
 use crate::formats::sink::TargetError;
 use crate::units::{ByteLen, SECTOR_BYTES};
 
@@ -72,6 +77,46 @@ impl Header {
     }
 }
 
+/// How a VMDK is laid out in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// All in one file.
+    Single,
+    /// [`create_flat`].
+    Flat,
+    /// [`create_split`].
+    Split,
+}
+
+/// The names of all files of a VMDK called `path`, for a disk of `size` bytes; the one to open first.
+pub fn file_names(path: &Path, size: ByteLen, variant: Variant) -> Vec<PathBuf> {
+    let beside = match variant {
+        Variant::Single => Vec::new(),
+        Variant::Flat => vec![flat::flat_path(path)],
+        Variant::Split => split::split_paths(path, size),
+    };
+    [vec![path.to_owned()], beside].concat()
+}
+
+/// `x.vmdk`, `flat` → `x-flat.vmdk`: how VMware names what lies beside a descriptor. Another ending than `.vmdk` stays in
+/// front.
+fn extent_path(path: &Path, part: &str) -> PathBuf {
+    let is_vmdk = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("vmdk"));
+    let stem = if is_vmdk { path.file_stem() } else { path.file_name() };
+    let mut name = stem.unwrap_or_default().to_owned();
+    name.push(format!("-{part}.vmdk"));
+    path.with_file_name(name)
+}
+
+/// The name of an extent as its line carries it.
+fn name_for_line(path: &Path) -> Result<String, TargetError> {
+    descriptor::exact_name(path).ok_or_else(|| TargetError::Kind {
+        file: path.to_owned(),
+        expected: "a name in UTF-8 that can stand in a VMDK descriptor",
+        found: "one with a quote, a backslash, a control character or other bytes",
+    })
+}
+
 /// The disk's size in sectors and in grain tables, if the format can hold it.
 fn capacity(file: &Path, size: ByteLen) -> Result<(u64, u32), TargetError> {
     let refused = || TargetError::DiskSize {
@@ -125,6 +170,22 @@ mod tests {
         assert_eq!(bytes[56..72], [255, 255, 255, 255, 255, 255, 255, 255, 128, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[72..80], *b"\0\n \r\n\x01\0\0");
         assert!(bytes[80..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn files_are_named_as_vmware_names_them() {
+        let check = |path: &str, size, variant, expected: &[&str]| {
+            let names = file_names(Path::new(path), ByteLen(size), variant);
+            assert_eq!(names, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+        };
+        check("/a/x.vmdk", 512, Variant::Single, &["/a/x.vmdk"]);
+        check("/a/x.vmdk", 512, Variant::Flat, &["/a/x.vmdk", "/a/x-flat.vmdk"]);
+        check("x.VMDK", 512, Variant::Flat, &["x.VMDK", "x-flat.vmdk"]);
+        check("x.y", 512, Variant::Flat, &["x.y", "x.y-flat.vmdk"]);
+        check("x.vmdk", 2047 << 20, Variant::Split, &["x.vmdk", "x-s001.vmdk"]);
+        check("x.vmdk", (2047 << 20) + 512, Variant::Split, &["x.vmdk", "x-s001.vmdk", "x-s002.vmdk"]);
+        let large = file_names(Path::new("x.vmdk"), ByteLen(2 << 40), Variant::Split);
+        assert_eq!((large.len(), large[1025].as_path()), (1026, Path::new("x-s1025.vmdk")));
     }
 
     #[test]

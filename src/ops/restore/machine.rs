@@ -16,6 +16,7 @@ use crate::formats::sink::Overwrite;
 use crate::ops::{Control, Event, OpsError, definition_file, digest};
 use crate::repo::Repository;
 use crate::repo::manifest::{FileRecord, Manifest};
+use crate::units::ByteLen;
 
 /// A machine that was restored.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -120,8 +121,9 @@ fn read_kept(repository: &Repository, record: &FileRecord, folder: &Path) -> Res
 
 /// The names of all files that [`restore_machine`] may write, for a plan: nothing is read for it.
 pub fn planned_names(manifest: &Manifest, options: &MachineOptions) -> Vec<String> {
-    let disks = disk_names(manifest, options.format).into_iter();
-    disks.chain(definition::planned_names(manifest, options.definition)).collect()
+    let disks = disk_names(manifest, options.format).into_iter().zip(&manifest.disks);
+    let images = disks.flat_map(|(name, disk)| file_names(&name, options.format, disk.size));
+    images.chain(definition::planned_names(manifest, options.definition)).collect()
 }
 
 fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
@@ -136,8 +138,14 @@ fn prepare_folder(folder: &Path, overwrite: Overwrite) -> Result<(), OpsError> {
     }
 }
 
+/// The names of all files of a disk called `name`.
+fn file_names(name: &str, format: DiskFormat, size: u64) -> Vec<String> {
+    let files = format.files(Path::new(name), ByteLen(size));
+    files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
 /// A file name for each disk: that of its image without the number of a redo log, with the ending of the format; no two
-/// are equal.
+/// are equal, nor are those of the further files that the format needs.
 fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
     let mut taken: HashSet<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
     let mut names = Vec::new();
@@ -146,10 +154,11 @@ fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
         let stem = image.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = without_redo_number(&stem);
         let stem = if stem.is_empty() { "disk" } else { stem };
-        let plain = format!("{stem}.{}", format.extension());
-        let mut name = plain.clone();
+        let mut name = format!("{stem}.{}", format.extension());
         for number in 2.. {
-            if taken.insert(name.clone()) {
+            let files = file_names(&name, format, disk.size);
+            if files.iter().all(|file| !taken.contains(file)) {
+                taken.extend(files);
                 break;
             }
             name = format!("{stem}-{number}.{}", format.extension());

@@ -18,8 +18,7 @@ use super::event::Control;
 use crate::formats::qcow2::writer::create_plain;
 use crate::formats::raw::writer::{RawInPlaceSink, create_file, open_device, open_in_place};
 use crate::formats::sink::{DiskSink, Overwrite};
-use crate::formats::vmdk::writer::{create_sparse, create_stream};
-use crate::formats::{vdi, vhd, vhdx};
+use crate::formats::{ImageError, vdi, vhd, vhdx, vmdk};
 use crate::machine::write::Target;
 use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
@@ -38,6 +37,10 @@ pub enum DiskFormat {
     Vmdk,
     /// VMDK, streamOptimized: compressed, for transport.
     VmdkStream,
+    /// VMDK, monolithicFlat: a descriptor, and the guest's bytes in a second file, sparse.
+    VmdkFlat,
+    /// VMDK, twoGbMaxExtentSparse: a descriptor, and growing files of less than 2 GiB.
+    VmdkSplit,
     /// VHD, dynamic: one growing file.
     Vhd,
     /// VHD, fixed: the guest's bytes and a footer, sparse.
@@ -52,10 +55,12 @@ pub enum DiskFormat {
 
 impl DiskFormat {
     /// Every format, in the order of the command line.
-    pub const ALL: [DiskFormat; 8] = [
+    pub const ALL: [DiskFormat; 10] = [
         DiskFormat::Raw,
         DiskFormat::Vmdk,
         DiskFormat::VmdkStream,
+        DiskFormat::VmdkFlat,
+        DiskFormat::VmdkSplit,
         DiskFormat::Qcow2,
         DiskFormat::Vhdx,
         DiskFormat::Vhd,
@@ -67,7 +72,7 @@ impl DiskFormat {
     pub fn extension(self) -> &'static str {
         match self {
             DiskFormat::Raw => "raw",
-            DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Vmdk | DiskFormat::VmdkStream | DiskFormat::VmdkFlat | DiskFormat::VmdkSplit => "vmdk",
             DiskFormat::Vhd | DiskFormat::VhdFixed => "vhd",
             DiskFormat::Vhdx => "vhdx",
             DiskFormat::Vdi => "vdi",
@@ -79,7 +84,7 @@ impl DiskFormat {
     pub fn qemu_driver(self) -> &'static str {
         match self {
             DiskFormat::Raw => "raw",
-            DiskFormat::Vmdk | DiskFormat::VmdkStream => "vmdk",
+            DiskFormat::Vmdk | DiskFormat::VmdkStream | DiskFormat::VmdkFlat | DiskFormat::VmdkSplit => "vmdk",
             DiskFormat::Vhd | DiskFormat::VhdFixed => "vpc",
             DiskFormat::Vhdx => "vhdx",
             DiskFormat::Vdi => "vdi",
@@ -99,10 +104,41 @@ impl DiskFormat {
     /// Whether machines of that definition can use it. Nobody writes into a stream-optimised image.
     pub fn fits(self, target: Target) -> bool {
         match target {
-            Target::Vmx => self == DiskFormat::Vmdk,
+            Target::Vmx => matches!(self, DiskFormat::Vmdk | DiskFormat::VmdkFlat | DiskFormat::VmdkSplit),
             Target::Libvirt => self != DiskFormat::VmdkStream,
             Target::Ovf => self == DiskFormat::VmdkStream,
         }
+    }
+
+    /// All files that a disk of `size` bytes called `path` consists of; the one to open first.
+    pub fn files(self, path: &Path, size: ByteLen) -> Vec<PathBuf> {
+        match self {
+            DiskFormat::VmdkFlat => vmdk::writer::file_names(path, size, vmdk::writer::Variant::Flat),
+            DiskFormat::VmdkSplit => vmdk::writer::file_names(path, size, vmdk::writer::Variant::Split),
+            _ => vec![path.to_owned()],
+        }
+    }
+
+    /// Starts a file of this format; `properties` are what is known of the image that was backed up.
+    fn create(
+        self,
+        path: &Path,
+        size: ByteLen,
+        properties: &[(String, String)],
+        overwrite: Overwrite,
+    ) -> Result<Box<dyn DiskSink>, ImageError> {
+        Ok(match self {
+            DiskFormat::Raw => Box::new(create_file(path, size, overwrite)?),
+            DiskFormat::Vmdk => Box::new(vmdk::writer::create_sparse(path, size, properties, overwrite)?),
+            DiskFormat::VmdkStream => Box::new(vmdk::writer::create_stream(path, size, properties, overwrite)?),
+            DiskFormat::VmdkFlat => Box::new(vmdk::writer::create_flat(path, size, properties, overwrite)?),
+            DiskFormat::VmdkSplit => Box::new(vmdk::writer::create_split(path, size, properties, overwrite)?),
+            DiskFormat::Vhd => Box::new(vhd::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::VhdFixed => Box::new(vhd::writer::create_fixed(path, size, overwrite)?),
+            DiskFormat::Vhdx => Box::new(vhdx::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::Vdi => Box::new(vdi::writer::create_dynamic(path, size, overwrite)?),
+            DiskFormat::Qcow2 => Box::new(create_plain(path, size, overwrite)?),
+        })
     }
 }
 
@@ -170,33 +206,10 @@ pub fn restore_disk(
     let size = ByteLen(record.size);
     let mut warnings = Vec::new();
     let open = match target {
-        DiskTarget::File { path, format: DiskFormat::Raw, overwrite } => {
-            OpenTarget::New(Box::new(create_file(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vmdk, overwrite } => {
-            let sink = create_sparse(path, size, &record.properties, *overwrite)?;
+        DiskTarget::File { path, format, overwrite } => {
+            let sink = format.create(path, size, &record.properties, *overwrite)?;
             warnings.extend_from_slice(sink.warnings());
-            OpenTarget::New(Box::new(sink))
-        }
-        DiskTarget::File { path, format: DiskFormat::VmdkStream, overwrite } => {
-            let sink = create_stream(path, size, &record.properties, *overwrite)?;
-            warnings.extend_from_slice(sink.warnings());
-            OpenTarget::New(Box::new(sink))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vhd, overwrite } => {
-            OpenTarget::New(Box::new(vhd::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::VhdFixed, overwrite } => {
-            OpenTarget::New(Box::new(vhd::writer::create_fixed(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vhdx, overwrite } => {
-            OpenTarget::New(Box::new(vhdx::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Vdi, overwrite } => {
-            OpenTarget::New(Box::new(vdi::writer::create_dynamic(path, size, *overwrite)?))
-        }
-        DiskTarget::File { path, format: DiskFormat::Qcow2, overwrite } => {
-            OpenTarget::New(Box::new(create_plain(path, size, *overwrite)?))
+            OpenTarget::New(sink)
         }
         DiskTarget::Device(path) => OpenTarget::Device(open_device(path, size)?),
         // A device is rarely of just the disk's size; what it has beyond stays as it is.

@@ -10,28 +10,24 @@
 //! its end, so just the counts of the current 2 GiB are kept: the first cluster of each 2 GiB is left free for them, and
 //! no piece of data lies across that border. Of the L2 tables only the current one is kept, for the disk ascends.
 //!
-//! One call's clusters are compressed on several threads.
+//! The order and the threads are those of [`ascending`](crate::formats::sink::ascending).
 
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use super::{
     CLUSTER, CLUSTER_BYTES, COMPRESSED, COPIED, Header, REFCOUNTS, TABLE_COVERS, TABLE_ENTRIES, l1_clusters,
     l1_entries, to_bytes,
 };
 use crate::formats::ImageError;
+use crate::formats::sink::ascending::{AscendingSink, Numbered, TableWriter};
 use crate::formats::sink::new_file::NewFile;
-use crate::formats::sink::{DiskSink, Overwrite, TargetError, WriteOrder, check_blocks, check_inside, failed, is_zero};
-use crate::units::{ByteLen, FileOffset, GuestOffset, SECTOR_BYTES};
+use crate::formats::sink::{DiskSink, Overwrite, TargetError};
+use crate::units::{ByteLen, FileOffset, SECTOR_BYTES};
 
 /// What QEMU uses.
 const LEVEL: i32 = 3;
-/// Threads that compress; more would wait for the medium.
-const WORKERS_MAX: usize = 8;
-/// Disk compressed at once by one thread. All threads together hold at most about this, times [`WORKERS_MAX`].
-const SHARE_BYTES: usize = 2 << 20;
 /// A cluster that saves less than a sixteenth is stored as it is: reading it back then costs no time.
 const PACKED_BYTES_MAX: usize = CLUSTER_BYTES - CLUSTER_BYTES / 16;
 /// Bytes of the file whose refcounts are in one block.
@@ -41,20 +37,10 @@ const FURTHER_SECTORS_SHIFT: u32 = 54;
 
 /// A compressed qcow2 image under construction.
 #[derive(Debug)]
-pub struct CompressedSink {
+struct CompressedWriter {
     file: NewFile,
     size: ByteLen,
-    workers: usize,
-    progress: Mutex<Progress>,
-}
-
-/// How far the image has come.
-#[derive(Debug)]
-struct Progress {
-    /// Guest offset below which nothing can be written any more.
-    passed: u64,
-    /// Which L2 table is being filled, and its entries.
-    table: usize,
+    /// Entries of the L2 table that is being filled.
     entries: Vec<u64>,
     l1: Vec<u64>,
     space: Space,
@@ -82,18 +68,21 @@ enum Place {
 ///
 /// # Errors
 /// [`ImageError::Target`]: the name is taken, there is no such folder, the disk is no whole sectors or beyond 2 PiB.
-pub fn create_compressed(path: &Path, size: ByteLen, overwrite: Overwrite) -> Result<CompressedSink, ImageError> {
+pub fn create_compressed(
+    path: &Path,
+    size: ByteLen,
+    overwrite: Overwrite,
+) -> Result<impl DiskSink + Debug + use<>, ImageError> {
     let entries = l1_entries(path, size)?;
     let file = NewFile::create(path, overwrite)?;
-    let progress = Progress {
-        passed: 0,
-        table: 0,
+    let writer = CompressedWriter {
+        file,
+        size,
         entries: vec![0; TABLE_ENTRIES],
         l1: vec![0; entries as usize],
         space: Space::behind(L1_AT + l1_clusters(entries) * CLUSTER),
     };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
-    Ok(CompressedSink { file, size, workers, progress: Mutex::new(progress) })
+    Ok(AscendingSink::new(writer, size, Vec::new()))
 }
 
 /// Behind the header and the first refcount block.
@@ -143,42 +132,19 @@ impl Space {
     }
 }
 
-impl CompressedSink {
-    fn take(&self, progress: &mut Progress, len: usize, place: Place) -> Result<u64, TargetError> {
-        progress.space.take(len as u64, place, |block, counts| self.store_block(block, counts))
-    }
-
-    fn store_block(&self, block: u64, counts: &[u16]) -> Result<(), TargetError> {
-        let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_be_bytes()).collect();
-        self.file.write_all_at(FileOffset(block_at(block)), &bytes)
-    }
-
-    /// Compresses and stores clusters that all belong to the current table.
-    fn put(&self, progress: &mut Progress, at: u64, data: &[u8]) -> Result<(), TargetError> {
-        let numbered = (at / CLUSTER..).zip(data.chunks(CLUSTER_BYTES));
-        let clusters: Vec<_> = numbered.filter(|(_, cluster)| !is_zero(cluster)).collect();
-        let shares = compress_on(self.workers, &clusters)
-            .inspect_err(|_| self.file.mark_broken())
-            .map_err(failed("compress for", self.file.target()))?;
-        for share in &shares {
-            self.put_packed(progress, share)?;
-        }
-        // All plain clusters behind all packed ones: the gap before the first is the only one of a call.
-        for (number, cluster) in shares.iter().flat_map(|share| &share.plain) {
-            let place = self.take(progress, CLUSTER_BYTES, Place::Aligned)?;
-            self.file.write_all_at(FileOffset(place), cluster)?;
-            progress.entries[(number % TABLE_ENTRIES as u64) as usize] = COPIED | place;
-        }
-        Ok(())
+impl CompressedWriter {
+    fn take(&mut self, len: usize, place: Place) -> Result<u64, TargetError> {
+        let file = &self.file;
+        self.space.take(len as u64, place, |block, counts| store_block(file, block, counts))
     }
 
     /// Stores a share's compressed clusters, with one write for all that lie behind each other.
-    fn put_packed(&self, progress: &mut Progress, share: &Share) -> Result<(), TargetError> {
+    fn put_packed(&mut self, share: &Share<'_>) -> Result<(), TargetError> {
         let mut from = 0; // what is not written yet begins here in the share
         let mut from_place = 0;
         let mut at = 0;
         for (number, len) in &share.packed {
-            let place = self.take(progress, *len, Place::Packed)?;
+            let place = self.take(*len, Place::Packed)?;
             if place != from_place + (at - from) as u64 {
                 self.file.write_all_at(FileOffset(from_place), &share.bytes[from..at])?;
                 (from, from_place) = (at, place);
@@ -186,92 +152,75 @@ impl CompressedSink {
             at += len;
             let further_sectors = (place + *len as u64 - 1) / SECTOR_BYTES - place / SECTOR_BYTES;
             let entry = COMPRESSED | further_sectors << FURTHER_SECTORS_SHIFT | place;
-            progress.entries[(number % TABLE_ENTRIES as u64) as usize] = entry;
+            self.entries[(number % TABLE_ENTRIES as u64) as usize] = entry;
         }
         self.file.write_all_at(FileOffset(from_place), &share.bytes[from..at])
     }
+}
 
-    /// Goes on to `table`, storing the one before if a cluster is in it.
-    fn turn_to(&self, progress: &mut Progress, table: usize) -> Result<(), TargetError> {
-        if table == progress.table {
-            return Ok(());
+fn store_block(file: &NewFile, block: u64, counts: &[u16]) -> Result<(), TargetError> {
+    let bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_be_bytes()).collect();
+    file.write_all_at(FileOffset(block_at(block)), &bytes)
+}
+
+impl TableWriter for CompressedWriter {
+    const CELL: usize = CLUSTER_BYTES;
+    const TABLE_COVERS: u64 = TABLE_COVERS;
+    type Share<'a> = Share<'a>;
+
+    fn file(&self) -> &NewFile {
+        &self.file
+    }
+
+    fn pack<'a>(clusters: &[Numbered<'a>]) -> io::Result<Share<'a>> {
+        compress(clusters)
+    }
+
+    fn put(&mut self, shares: Vec<Share<'_>>) -> Result<(), TargetError> {
+        for share in &shares {
+            self.put_packed(share)?;
         }
-        if progress.entries.iter().any(|entry| *entry != 0) {
-            let place = self.take(progress, CLUSTER_BYTES, Place::Aligned)?;
-            self.file.write_all_at(FileOffset(place), &to_bytes(&progress.entries))?;
-            progress.l1[progress.table] = COPIED | place;
-            progress.entries.fill(0);
+        // All plain clusters behind all packed ones: the gap before the first is the only one of a call.
+        for (number, cluster) in shares.iter().flat_map(|share| &share.plain) {
+            let place = self.take(CLUSTER_BYTES, Place::Aligned)?;
+            self.file.write_all_at(FileOffset(place), cluster)?;
+            self.entries[(number % TABLE_ENTRIES as u64) as usize] = COPIED | place;
         }
-        progress.table = table;
+        Ok(())
+    }
+
+    fn leave(&mut self, table: usize) -> Result<(), TargetError> {
+        if self.entries.iter().any(|entry| *entry != 0) {
+            let place = self.take(CLUSTER_BYTES, Place::Aligned)?;
+            self.file.write_all_at(FileOffset(place), &to_bytes(&self.entries))?;
+            self.l1[table] = COPIED | place;
+            self.entries.fill(0);
+        }
         Ok(())
     }
 
     /// Stores what is still in memory, and the header.
-    fn close(&self, progress: &mut Progress) -> Result<(), TargetError> {
-        let tables = progress.l1.len();
-        self.turn_to(progress, tables)?;
+    fn close(mut self) -> Result<PathBuf, TargetError> {
         // One block more than there are now, should the table itself lie beyond the next border.
-        let table_clusters = ((progress.space.block + 2) * 8).div_ceil(CLUSTER);
-        let table_at = self.take(progress, table_clusters as usize * CLUSTER_BYTES, Place::Aligned)?;
-        let blocks: Vec<u64> = (0..=progress.space.block).map(block_at).collect();
+        let table_clusters = ((self.space.block + 2) * 8).div_ceil(CLUSTER);
+        let table_at = self.take(table_clusters as usize * CLUSTER_BYTES, Place::Aligned)?;
+        let blocks: Vec<u64> = (0..=self.space.block).map(block_at).collect();
         self.file.write_all_at(FileOffset(table_at), &to_bytes(&blocks))?;
-        self.store_block(progress.space.block, &progress.space.counts)?;
-        self.file.write_all_at(FileOffset(L1_AT), &to_bytes(&progress.l1))?;
+        store_block(&self.file, self.space.block, &self.space.counts)?;
+        self.file.write_all_at(FileOffset(L1_AT), &to_bytes(&self.l1))?;
         let header = Header {
             size: self.size.0,
-            l1_entries: progress.l1.len() as u32, // made from a u32
+            l1_entries: self.l1.len() as u32, // made from a u32
             l1_at: L1_AT,
             refcount_table_at: table_at,
             refcount_table_clusters: table_clusters as u32, // one for each 16 TiB
             is_zstd: true,
         };
         self.file.write_all_at(FileOffset(0), &header.encode())?;
-        self.file.set_len(progress.space.end)
+        self.file.set_len(self.space.end)?;
+        self.file.publish()
     }
 }
-
-impl DiskSink for CompressedSink {
-    fn order(&self) -> WriteOrder {
-        WriteOrder::Ascending
-    }
-
-    fn write_at(&self, at: GuestOffset, data: &[u8]) -> Result<(), ImageError> {
-        let len = data.len() as u64;
-        check_blocks(self.file.target(), self.size, at, len, CLUSTER)?;
-        // A panic in another call would have left a piece half written; the order is then refused or the file broken.
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if at.0 < progress.passed {
-            let expected = format!("ascending offsets, from {:#x} on", progress.passed);
-            return Err(TargetError::Call { file: self.file.target().to_owned(), at, len, expected }.into());
-        }
-        let mut at = at.0;
-        let mut rest = data;
-        while !rest.is_empty() {
-            self.turn_to(&mut progress, (at / TABLE_COVERS) as usize)?;
-            let to_table_end = (TABLE_COVERS - at % TABLE_COVERS) as usize;
-            let part;
-            (part, rest) = rest.split_at(rest.len().min(to_table_end).min(SHARE_BYTES * self.workers));
-            self.put(&mut progress, at, part)?;
-            at += part.len() as u64;
-            progress.passed = at;
-        }
-        Ok(())
-    }
-
-    fn write_zeros(&self, at: GuestOffset, len: u64) -> Result<(), ImageError> {
-        // The file is new: what nobody writes reads as zeros already.
-        Ok(check_inside(self.file.target(), self.size, at, len)?)
-    }
-
-    fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ImageError> {
-        self.file.check_whole()?;
-        self.close(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Ok(vec![self.file.publish()?])
-    }
-}
-
-/// A numbered cluster of the disk; only the disk's last may be shorter than a cluster.
-type Cluster<'a> = (u64, &'a [u8]);
 
 /// What came out of some clusters.
 struct Share<'a> {
@@ -280,24 +229,10 @@ struct Share<'a> {
     /// Number of each of them, and its length.
     packed: Vec<(u64, usize)>,
     /// Those that do not compress.
-    plain: Vec<Cluster<'a>>,
+    plain: Vec<Numbered<'a>>,
 }
 
-/// Compresses on up to `workers` threads, this one included; shares come back in order.
-fn compress_on<'a>(workers: usize, clusters: &[Cluster<'a>]) -> io::Result<Vec<Share<'a>>> {
-    let mut parts = clusters.chunks(clusters.len().div_ceil(workers).max(1));
-    let own = parts.next().unwrap_or_default();
-    thread::scope(|scope| {
-        let others: Vec<_> = parts.map(|part| scope.spawn(|| compress(part))).collect();
-        let mut shares = vec![compress(own)?];
-        for other in others {
-            shares.push(other.join().expect("compressing does not panic")?);
-        }
-        Ok(shares)
-    })
-}
-
-fn compress<'a>(clusters: &[Cluster<'a>]) -> io::Result<Share<'a>> {
+fn compress<'a>(clusters: &[Numbered<'a>]) -> io::Result<Share<'a>> {
     let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
     let mut share = Share { bytes: Vec::new(), packed: Vec::new(), plain: Vec::new() };
     let mut packed = vec![0; zstd::zstd_safe::compress_bound(CLUSTER_BYTES)];

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use super::super::grains::{Grain, GrainDisk, GrainMap};
 use super::header::{HEADER_BYTES, header};
 use super::layout::{Directory, Layout, MapLayout};
 use super::stream;
 use crate::disk::{Disk, DiskError};
 use crate::formats::ImageError;
 use crate::formats::file::ImageFile;
+use crate::formats::grains::{self, GrainMap};
+use crate::formats::mapped::{Cell, Entry};
 use crate::units::FileOffset;
 
 /// Reads and checks the header at the beginning of `file`.
@@ -39,7 +40,7 @@ pub(crate) fn open(
     };
     let directory = load_directory(file, &layout, warnings)?;
     let map = SectorMap { directory, has_zeroed_grains: layout.has_zeroed_grains };
-    Ok(Arc::new(GrainDisk::new(Arc::clone(file), layout.geometry, layout.storage, map)))
+    Ok(grains::disk(Arc::clone(file), layout.geometry, layout.storage, map))
 }
 
 /// The layout as the footer has it: the header's, with the directory's real place.
@@ -94,21 +95,21 @@ struct SectorMap {
 }
 
 impl GrainMap for SectorMap {
-    const ENTRY_BYTES: u64 = 4;
+    const ENTRY: Entry = Entry::Le32;
 
     fn table_at(&self, table: u64) -> Option<FileOffset> {
         let sector = *self.directory.get(usize::try_from(table).ok()?)?;
         if sector == 0 { None } else { FileOffset::from_sector(u64::from(sector)) }
     }
 
-    fn grain(&self, entry: u64) -> Grain {
+    fn grain(&self, entry: u64) -> Cell {
         match entry {
-            0 => Grain::Hole,
-            1 if self.has_zeroed_grains => Grain::Zero,
-            1 => Grain::Invalid("0 or a sector behind the header (1 means zeros only if flag 0x4 is set)"),
+            0 => Cell::Hole,
+            1 if self.has_zeroed_grains => Cell::Zero,
+            1 => Cell::Invalid("0 or a sector behind the header (1 means zeros only if flag 0x4 is set)"),
             sector => match FileOffset::from_sector(sector) {
-                Some(at) => Grain::Stored(at),
-                None => Grain::Invalid("a sector below 2^55"),
+                Some(at) => Cell::Stored(at),
+                None => Cell::Invalid("a sector below 2^55"),
             },
         }
     }

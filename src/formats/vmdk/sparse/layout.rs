@@ -3,11 +3,11 @@
 //! Source: VMware "Virtual Disk Format 5.0"; the limits on tables and grains are QEMU's or tighter.
 
 use super::super::descriptor::DESCRIPTOR_BYTES_MAX;
-use super::super::grains::{Geometry, Storage};
 use super::header::RawHeader;
 use crate::disk::DiskError;
 use crate::formats::ImageError;
 use crate::formats::file::ImageFile;
+use crate::formats::grains::{Geometry, Storage};
 use crate::units::{ByteLen, FileOffset};
 
 /// Largest grain directory we load: enough for 256 TiB in the usual grains.

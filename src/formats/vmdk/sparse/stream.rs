@@ -9,6 +9,7 @@ use nom::{IResult, Parser};
 
 use crate::disk::DiskError;
 use crate::formats::file::ImageFile;
+use crate::formats::mapped::{Packed, Unpacker};
 use crate::units::FileOffset;
 
 /// Length of a grain marker: sector and byte count, then the data.
@@ -63,20 +64,21 @@ fn read_metadata_marker(file: &ImageFile, at: u64) -> Result<RawMetadataMarker, 
     Ok(raw)
 }
 
-/// Reads the grain stored at `place`, which must be the one for guest offset `guest`, into `out`: what the disk needs of
-/// it, at most `grain_bytes`.
+/// Reads the grain whose marker lies at `packed.at`, which must be the one for `packed.start`, into `out`: what the disk
+/// needs of it, at most `grain_bytes`.
 pub(crate) fn inflate_grain(
     file: &ImageFile,
-    place: FileOffset,
-    guest: u64,
+    packed: Packed,
     grain_bytes: u64,
+    unpacker: &mut Unpacker,
     out: &mut [u8],
 ) -> Result<(), DiskError> {
-    let mut bytes = [0; 12];
-    file.read("grain marker", place, &mut bytes)?;
-    let (_, raw) = marker(&bytes).expect("12 bytes hold a marker");
-    if raw.sector != guest / 512 {
-        let (expected, found) = (format!("sector {}", guest / 512), format!("sector {}", raw.sector));
+    let Packed { start, at: place, ahead, .. } = packed;
+    let (window, zlib) = unpacker.deflate(true);
+    let bytes = window.get(file, "grain marker", place, (MARKER_BYTES, ahead))?;
+    let (_, raw) = marker(bytes).expect("12 bytes hold a marker");
+    if raw.sector != start / 512 {
+        let (expected, found) = (format!("sector {}", start / 512), format!("sector {}", raw.sector));
         return Err(file.corrupt("grain marker", place, expected, found));
     }
     // Deflate expands incompressible data by a few bytes in a thousand; twice the grain is beyond any writer.
@@ -87,17 +89,16 @@ pub(crate) fn inflate_grain(
         return Err(file.corrupt("grain marker", place, expected, len));
     }
     let data_at = FileOffset(place.0.saturating_add(MARKER_BYTES));
-    let data = file.read_vec("compressed grain", data_at, len)?;
-    inflate(&data, out, grain_bytes).map_err(|found| {
+    let data = window.get(file, "compressed grain", data_at, (len, ahead))?;
+    inflate(zlib, data, out, grain_bytes).map_err(|found| {
         file.corrupt("compressed grain", data_at, format_args!("zlib data of one grain ({grain_bytes} bytes)"), found)
     })
 }
 
 /// Inflates `data` into all of `out`. More than `out` is allowed up to a whole grain (the disk may end inside it);
 /// beyond that it is a bomb, and less is a damaged image.
-fn inflate(data: &[u8], out: &mut [u8], grain_bytes: u64) -> Result<(), String> {
-    let mut zlib = Decompress::new(true);
-    let mut status = step(&mut zlib, data, out)?;
+fn inflate(zlib: &mut Decompress, data: &[u8], out: &mut [u8], grain_bytes: u64) -> Result<(), String> {
+    let mut status = step(zlib, data, out)?;
     if zlib.total_out() < out.len() as u64 {
         return Err(format!(
             "{} bytes, {}",
@@ -108,7 +109,7 @@ fn inflate(data: &[u8], out: &mut [u8], grain_bytes: u64) -> Result<(), String> 
     let mut surplus = [0; 4096];
     while status != Status::StreamEnd {
         let before = (zlib.total_in(), zlib.total_out());
-        status = step(&mut zlib, data, &mut surplus)?;
+        status = step(zlib, data, &mut surplus)?;
         if zlib.total_out() > grain_bytes {
             return Err("more".to_string());
         }
@@ -140,7 +141,7 @@ mod tests {
     #[track_caller]
     fn check(data: &[u8], out_len: usize, expected: Result<(), &str>) {
         let mut out = vec![0xa5; out_len];
-        match (inflate(data, &mut out, 65536), expected) {
+        match (inflate(&mut Decompress::new(true), data, &mut out, 65536), expected) {
             (Ok(()), Ok(())) => assert!(out.iter().all(|b| *b == 7)),
             (Err(found), Err(said)) => assert!(found.contains(said), "{found}"),
             (outcome, _) => panic!("{outcome:?}"),

@@ -1,4 +1,4 @@
-//! The text that describes a VMDK to its hypervisor: content id, the one extent, and the disk database.
+//! The text that describes a VMDK to its hypervisor: content id, the extents, and the disk database.
 //!
 //! Properties come from the image that was backed up, so they are untrusted: what could not stand in a descriptor line
 //! is left out and named. Pure; only [`fresh_content_id`] asks for randomness.
@@ -32,26 +32,57 @@ pub(super) fn fresh_content_id() -> io::Result<String> {
 
 /// What the descriptor of a new image says.
 pub(super) struct Descriptor<'a> {
-    /// `monolithicSparse` or `streamOptimized`.
+    /// `monolithicSparse`, `streamOptimized` …
     pub create_type: &'a str,
-    /// The image's own name.
-    pub file: &'a Path,
-    pub capacity_sectors: u64,
+    /// One behind the other they are the disk.
+    pub extents: Vec<Extent>,
     /// From [`fresh_content_id`].
     pub content_id: &'a str,
     /// The `ddb.*` lines of the source, in order.
     pub properties: &'a [(String, String)],
 }
 
+/// An extent line.
+pub(super) struct Extent {
+    pub sectors: u64,
+    pub kind: Kind,
+    /// The file's name without its folder, as [`extent_name`] or [`exact_name`] gives it.
+    pub name: String,
+}
+
+/// What an extent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sparse,
+    /// From the beginning of its file.
+    Flat,
+}
+
 impl Descriptor<'_> {
-    /// The text, padded with NUL to whole sectors; and what had to be left out, as sentences.
-    pub fn encode(&self) -> (Vec<u8>, Vec<String>) {
+    /// For the only extent's own file: the text, padded with NUL to whole sectors; and what had to be left out, as
+    /// sentences.
+    pub fn embedded(&self) -> (Vec<u8>, Vec<String>) {
+        let (text, left_out) = self.encode();
+        let sectors = text.len().div_ceil(SECTOR_BYTES as usize).max(SECTORS_MIN as usize);
+        let mut bytes = text.into_bytes();
+        bytes.resize(sectors * SECTOR_BYTES as usize, 0);
+        (bytes, left_out)
+    }
+
+    /// The text; and what had to be left out, as sentences.
+    pub fn encode(&self) -> (String, Vec<String>) {
         let (properties, left_out) = usable(self.properties);
         let mut text = String::from("# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\n");
         let cid = &self.content_id[self.content_id.len().saturating_sub(8)..];
         let _ = write!(text, "CID={cid}\nparentCID=ffffffff\ncreateType=\"{}\"\n\n", self.create_type);
-        let name = extent_name(self.file);
-        let _ = write!(text, "# Extent description\nRW {} SPARSE \"{name}\"\n\n", self.capacity_sectors);
+        text.push_str("# Extent description\n");
+        for Extent { sectors, kind, name } in &self.extents {
+            let _ = match kind {
+                Kind::Sparse => writeln!(text, "RW {sectors} SPARSE \"{name}\""),
+                Kind::Flat => writeln!(text, "RW {sectors} FLAT \"{name}\" 0"),
+            };
+        }
+        text.push('\n');
         text.push_str("# The Disk Data Base\n#DDB\n\n");
         let mut line = |key: &str, value: &str| {
             let _ = writeln!(text, "{key} = \"{value}\"");
@@ -64,7 +95,7 @@ impl Descriptor<'_> {
         let given = Geometry::KEYS.map(has);
         if given != [true; 3] {
             // A part of a geometry together with a part of ours would describe no disk at all.
-            let numbers = Geometry::of(self.capacity_sectors, ide).numbers();
+            let numbers = Geometry::of(self.extents.iter().map(|extent| extent.sectors).sum(), ide).numbers();
             Geometry::KEYS.iter().zip(numbers).for_each(|(key, number)| line(key, &number.to_string()));
         }
         if !has("ddb.virtualHWVersion") {
@@ -73,11 +104,7 @@ impl Descriptor<'_> {
         line("ddb.longContentID", self.content_id);
         let kept = properties.iter().filter(|(key, _)| given == [true; 3] || !Geometry::is_key(key));
         kept.for_each(|(key, value)| line(key, value));
-
-        let sectors = text.len().div_ceil(SECTOR_BYTES as usize).max(SECTORS_MIN as usize);
-        let mut bytes = text.into_bytes();
-        bytes.resize(sectors * SECTOR_BYTES as usize, 0);
-        (bytes, left_out)
+        (text, left_out)
     }
 }
 
@@ -111,9 +138,15 @@ fn is_of_old_content(key: &str) -> bool {
 }
 
 /// The name as the extent line can carry it. For an embedded descriptor it is information: the extent is this file.
-fn extent_name(file: &Path) -> String {
+pub(super) fn extent_name(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     name.chars().map(|c| if c.is_control() || c == '"' { '_' } else { c }).collect()
+}
+
+/// The name as the extent line must carry it: the extent is found by it. `None` if it cannot.
+pub(super) fn exact_name(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?;
+    (extent_name(file) == name && !name.contains('\\')).then(|| name.to_owned())
 }
 
 /// Cylinders, heads, sectors: what a BIOS is told.
@@ -157,15 +190,10 @@ mod tests {
 
     fn encoded(properties: &[(&str, &str)]) -> (String, Vec<String>) {
         let properties: Vec<_> = properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let file = Path::new("/some/where/web \"1\".vmdk");
-        let (bytes, left_out) = Descriptor {
-            create_type: "monolithicSparse",
-            file,
-            capacity_sectors: 1 << 21,
-            content_id: ID,
-            properties: &properties,
-        }
-        .encode();
+        let name = extent_name(Path::new("/some/where/web \"1\".vmdk"));
+        let extents = vec![Extent { sectors: 1 << 21, kind: Kind::Sparse, name }];
+        let (bytes, left_out) =
+            Descriptor { create_type: "monolithicSparse", extents, content_id: ID, properties: &properties }.embedded();
         assert!(bytes.len().is_multiple_of(512) && bytes.len() >= 20 * 512);
         (String::from_utf8(bytes).unwrap().trim_end_matches('\0').to_owned(), left_out)
     }
@@ -259,6 +287,28 @@ ddb.longContentID = "0123456789abcdef0123456789abcdef"
         check(1 << 32, false, [65_535, 255, 63]);
         check(1, true, [1, 16, 63]);
         check(1 << 32, true, [16_383, 16, 63]);
+    }
+
+    #[test]
+    fn extents_follow_each_other_and_make_the_geometry() {
+        let extents = ["a-s001.vmdk", "a-s002.vmdk"];
+        let extents = extents.map(|name| Extent { sectors: 1 << 20, kind: Kind::Sparse, name: name.to_owned() }).into();
+        let (text, _) =
+            Descriptor { create_type: "twoGbMaxExtentSparse", extents, content_id: ID, properties: &[] }.encode();
+        let lines = "# Extent description\nRW 1048576 SPARSE \"a-s001.vmdk\"\nRW 1048576 SPARSE \"a-s002.vmdk\"\n\n#";
+        assert!(text.contains(lines), "{text}");
+        assert!(text.contains("ddb.geometry.cylinders = \"512\"\n"), "{text}");
+        assert!(!text.contains('\0'));
+    }
+
+    #[test]
+    fn names_that_a_line_cannot_carry_are_told() {
+        assert_eq!(exact_name(Path::new("/x/web 1-flat.vmdk")).as_deref(), Some("web 1-flat.vmdk"));
+        for bad in ["/", "/x/a\"b", "/x/a\nb", "/x/a\\b"] {
+            assert_eq!(exact_name(Path::new(bad)), None, "{bad:?}");
+        }
+        let bytes = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"a\xff");
+        assert_eq!(exact_name(Path::new(bytes)), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! monolithicSparse: one file, its grains in the order in which they arrive.
+//! monolithicSparse: one file, its grains in the order in which they arrive. The same file without a descriptor is a part
+//! of a disk that is [`split`](super::split).
 //!
 //! Layout, in sectors; tables are allocated whole at the start, so their places follow from the disk's size:
 //!
@@ -11,10 +12,11 @@
 //! grains side by side. Memory is thus constant; the tables of a 2 TiB disk, twice 128 MiB, would not be. Tables that
 //! no grain touched stay holes of the file, and read as "no grain".
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::descriptor::{Descriptor, fresh_content_id};
+use super::descriptor::{Descriptor, Extent, Kind, extent_name, fresh_content_id};
 use super::{
     BYTES_MAX, DESCRIPTOR_SECTOR, FLAG_NEWLINE_TEST, FLAG_REDUNDANT_DIRECTORY, GRAIN_BYTES, GRAIN_SECTORS, Header,
     TABLE_ENTRIES, TABLE_SECTORS, capacity, entry, sectors_for,
@@ -29,15 +31,21 @@ use crate::units::{ByteLen, FileOffset, GuestOffset, SECTOR_BYTES};
 /// Entries sent to the tables at once, those of 64 MiB of disk: bounds what a call of any length needs.
 const ENTRIES_AT_ONCE: usize = 1024;
 
-/// A monolithicSparse VMDK under construction.
+/// A hosted sparse extent under construction: all of the disk, or a part of it.
 #[derive(Debug)]
-pub struct SparseSink {
+pub(super) struct SparseExtent {
     file: NewFile,
-    size: ByteLen,
     /// Where the tables of the two directories begin; each table follows the one before.
     tables_at: [u64; 2],
     /// First byte that no grain has taken yet.
     next_grain: AtomicU64,
+}
+
+/// A monolithicSparse VMDK under construction.
+#[derive(Debug)]
+struct SparseSink {
+    extent: SparseExtent,
+    size: ByteLen,
     warnings: Vec<String>,
 }
 
@@ -75,48 +83,67 @@ pub fn create_sparse(
     size: ByteLen,
     properties: &[(String, String)],
     overwrite: Overwrite,
-) -> Result<SparseSink, ImageError> {
-    let (capacity_sectors, tables) = capacity(path, size)?;
+) -> Result<impl DiskSink + Debug + use<>, ImageError> {
+    let sectors = capacity(path, size)?.0;
     let content_id = fresh_content_id().map_err(failed("find a content id for", path))?;
-    let create_type = "monolithicSparse";
+    let extents = vec![Extent { sectors, kind: Kind::Sparse, name: extent_name(path) }];
     let (descriptor, warnings) =
-        Descriptor { create_type, file: path, capacity_sectors, content_id: &content_id, properties }.encode();
-    let descriptor_sectors = sectors_for(descriptor.len()) as u32; // bounded by the descriptor's own limits
-    let layout = Layout::of(tables, descriptor_sectors);
-    let header = Header {
-        version: 1,
-        flags: FLAG_NEWLINE_TEST | FLAG_REDUNDANT_DIRECTORY,
-        capacity_sectors,
-        descriptor_sectors,
-        redundant_directory_sector: layout.redundant_directory.into(),
-        directory_sector: layout.directory.into(),
-        overhead_sectors: layout.overhead,
-    };
-
-    let file = NewFile::create(path, overwrite)?;
-    let next_grain = at_sector(layout.overhead);
-    file.set_len(next_grain)?;
-    let mut front = header.encode().to_vec();
-    front.extend(descriptor);
-    file.write_all_at(FileOffset(0), &front)?;
-    for (directory, first_table) in
-        [(layout.redundant_directory, layout.redundant_tables), (layout.directory, layout.tables)]
-    {
-        let entries: Vec<u8> = (0..tables).flat_map(|n| (first_table + n * TABLE_SECTORS).to_le_bytes()).collect();
-        file.write_all_at(FileOffset(at_sector(directory)), &entries)?;
-    }
-    let tables_at = [at_sector(layout.redundant_tables), at_sector(layout.tables)];
-    Ok(SparseSink { file, size, tables_at, next_grain: AtomicU64::new(next_grain), warnings })
+        Descriptor { create_type: "monolithicSparse", extents, content_id: &content_id, properties }.embedded();
+    let extent = SparseExtent::create(path, size, &descriptor, overwrite)?;
+    Ok(SparseSink { extent, size, warnings })
 }
 
 fn at_sector(sector: u32) -> u64 {
     u64::from(sector) * SECTOR_BYTES
 }
 
-impl SparseSink {
-    /// What of the source's properties could not be kept.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+impl SparseExtent {
+    /// Starts an extent of `size` bytes. `descriptor` is embedded: whole sectors, none if it is elsewhere.
+    ///
+    /// # Errors
+    /// As [`create_sparse`].
+    pub fn create(
+        path: &Path,
+        size: ByteLen,
+        descriptor: &[u8],
+        overwrite: Overwrite,
+    ) -> Result<SparseExtent, TargetError> {
+        let (capacity_sectors, tables) = capacity(path, size)?;
+        let descriptor_sectors = sectors_for(descriptor.len()) as u32; // bounded by the descriptor's own limits
+        let layout = Layout::of(tables, descriptor_sectors);
+        let header = Header {
+            version: 1,
+            flags: FLAG_NEWLINE_TEST | FLAG_REDUNDANT_DIRECTORY,
+            capacity_sectors,
+            descriptor_sectors,
+            redundant_directory_sector: layout.redundant_directory.into(),
+            directory_sector: layout.directory.into(),
+            overhead_sectors: layout.overhead,
+        };
+        let file = NewFile::create(path, overwrite)?;
+        let next_grain = at_sector(layout.overhead);
+        file.set_len(next_grain)?;
+        file.write_all_at(FileOffset(0), &[&header.encode(), descriptor].concat())?;
+        for (directory, first_table) in
+            [(layout.redundant_directory, layout.redundant_tables), (layout.directory, layout.tables)]
+        {
+            let entries: Vec<u8> = (0..tables).flat_map(|n| (first_table + n * TABLE_SECTORS).to_le_bytes()).collect();
+            file.write_all_at(FileOffset(at_sector(directory)), &entries)?;
+        }
+        let tables_at = [at_sector(layout.redundant_tables), at_sector(layout.tables)];
+        Ok(SparseExtent { file, tables_at, next_grain: AtomicU64::new(next_grain) })
+    }
+
+    /// Stores whole grains from offset `at` of the extent (its last grain may be short), but none of zeros.
+    pub fn write_at(&self, at: u64, data: &[u8]) -> Result<(), TargetError> {
+        data_runs(data, GRAIN_BYTES).try_for_each(|run| self.put(at + run.start as u64, &data[run]))
+    }
+
+    /// Ends the file.
+    pub fn finished(self) -> Result<NewFile, TargetError> {
+        // The last grain may have been short; in the file all are whole.
+        self.file.set_len(self.next_grain.load(Ordering::Relaxed))?;
+        Ok(self.file)
     }
 
     /// Takes room for `grains` grains at the end of the file.
@@ -158,23 +185,22 @@ impl DiskSink for SparseSink {
         WriteOrder::Any
     }
 
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     fn write_at(&self, at: GuestOffset, data: &[u8]) -> Result<(), ImageError> {
-        check_blocks(self.file.target(), self.size, at, data.len() as u64, GRAIN_BYTES as u64)?;
-        for run in data_runs(data, GRAIN_BYTES) {
-            self.put(at.0 + run.start as u64, &data[run])?;
-        }
-        Ok(())
+        check_blocks(self.extent.file.target(), self.size, at, data.len() as u64, GRAIN_BYTES as u64)?;
+        Ok(self.extent.write_at(at.0, data)?)
     }
 
     fn write_zeros(&self, at: GuestOffset, len: u64) -> Result<(), ImageError> {
         // The file is new: what nobody writes reads as zeros already.
-        Ok(check_inside(self.file.target(), self.size, at, len)?)
+        Ok(check_inside(self.extent.file.target(), self.size, at, len)?)
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ImageError> {
-        // The disk's last grain may have been short; in the file all are whole.
-        self.file.set_len(self.next_grain.load(Ordering::Relaxed))?;
-        Ok(vec![self.file.publish()?])
+        Ok(vec![self.extent.finished()?.publish()?])
     }
 }
 
@@ -237,12 +263,12 @@ mod tests {
     fn a_file_that_would_pass_the_limit_is_refused_and_never_published() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.vmdk");
-        let sink = Box::new(create_sparse(&path, ByteLen(1 << 20), &[], Overwrite::Refuse).unwrap());
-        sink.next_grain.store(BYTES_MAX - GRAIN_BYTES as u64, Ordering::Relaxed);
-        assert_eq!(sink.allocate(1).unwrap(), BYTES_MAX - GRAIN_BYTES as u64);
-        let outcome = sink.write_at(GuestOffset(0), &[1; GRAIN_BYTES]);
-        assert!(matches!(outcome, Err(ImageError::Target(TargetError::FileFull { .. }))), "{outcome:?}");
-        assert!(sink.finish().is_err());
+        let extent = SparseExtent::create(&path, ByteLen(1 << 20), &[], Overwrite::Refuse).unwrap();
+        extent.next_grain.store(BYTES_MAX - GRAIN_BYTES as u64, Ordering::Relaxed);
+        assert_eq!(extent.allocate(1).unwrap(), BYTES_MAX - GRAIN_BYTES as u64);
+        let outcome = extent.write_at(0, &[1; GRAIN_BYTES]);
+        assert!(matches!(outcome, Err(TargetError::FileFull { .. })), "{outcome:?}");
+        assert!(extent.finished().and_then(NewFile::publish).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
