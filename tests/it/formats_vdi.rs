@@ -19,18 +19,18 @@ const DATA: usize = 4096;
 /// A VDI to be laid out: kind, UUID, modification UUID, those of its parent, bytes before each block, and blocks: number
 /// and byte, 0 for an explicit zero.
 #[derive(Clone, Copy)]
-struct Plan<'a> {
-    kind: u32,
-    ids: [u8; 4],
-    extra: usize,
-    blocks: &'a [(usize, u8)],
+pub struct Plan<'a> {
+    pub kind: u32,
+    pub ids: [u8; 4],
+    pub extra: usize,
+    pub blocks: &'a [(usize, u8)],
 }
 
 fn put(bytes: &mut [u8], at: usize, part: &[u8]) {
     bytes[at..at + part.len()].copy_from_slice(part);
 }
 
-fn build(plan: &Plan) -> Vec<u8> {
+pub fn build(plan: &Plan) -> Vec<u8> {
     let blocks = SIZE.div_ceil(BLOCK as u64) as usize;
     let mut bytes = vec![0; DATA];
     put(&mut bytes, 0, b"<<< a test >>>\n");
@@ -68,7 +68,7 @@ fn build(plan: &Plan) -> Vec<u8> {
     bytes
 }
 
-fn base(blocks: &[(usize, u8)]) -> Plan<'_> {
+pub fn base(blocks: &[(usize, u8)]) -> Plan<'_> {
     Plan { kind: 1, ids: [1, 11, 0, 0], extra: 0, blocks }
 }
 

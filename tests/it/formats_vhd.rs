@@ -52,24 +52,24 @@ pub fn utf16(text: &str) -> Vec<u8> {
 }
 
 /// Code and content of a parent locator.
-type Locator<'a> = (&'a [u8; 4], Vec<u8>);
+pub type Locator<'a> = (&'a [u8; 4], Vec<u8>);
 
 /// A dynamic or differencing VHD to be laid out.
 #[derive(Clone)]
-struct Plan<'a> {
-    size: u64,
-    block: u32,
-    creator: &'a [u8; 4],
-    geometry: (u16, u8, u8),
-    uuid: u8,
+pub struct Plan<'a> {
+    pub size: u64,
+    pub block: u32,
+    pub creator: &'a [u8; 4],
+    pub geometry: (u16, u8, u8),
+    pub uuid: u8,
     /// UUID, locators, the name in the header.
-    parent: Option<(u8, Vec<Locator<'a>>, &'a str)>,
-    runs: &'a [Run],
+    pub parent: Option<(u8, Vec<Locator<'a>>, &'a str)>,
+    pub runs: &'a [Run],
 }
 
 const SIZE: u64 = (9 << 20) + 3 * 512;
 
-fn plan(runs: &[Run]) -> Plan<'_> {
+pub fn plan(runs: &[Run]) -> Plan<'_> {
     Plan { size: SIZE, block: 2 << 20, creator: b"win ", geometry: (271, 4, 17), uuid: 1, parent: None, runs }
 }
 
@@ -105,7 +105,7 @@ fn footer(plan: &Plan, disk_type: u32) -> Vec<u8> {
 const TABLE: usize = 16 << 10;
 
 /// footer | header | … locators from 4 KiB | table at 16 KiB | blocks | footer
-fn build(plan: &Plan) -> Vec<u8> {
+pub fn build(plan: &Plan) -> Vec<u8> {
     let kind = if plan.parent.is_some() { 4 } else { 3 };
     let block = u64::from(plan.block);
     let blocks = plan.size.div_ceil(block) as usize;

@@ -41,7 +41,7 @@ pub fn plan(runs: &[Run]) -> Plan<'_> {
     Plan { size: SIZE, block: MIB as u64, sector: 512, id: 1, parent: None, runs, states: &[] }
 }
 
-fn parent(id: u8, name: &str) -> Option<Vec<(&'static str, String)>> {
+pub fn parent(id: u8, name: &str) -> Option<Vec<(&'static str, String)>> {
     let linkage = format!("{{{}}}", Uuid::from_bytes_le([id; 16]));
     Some(vec![("parent_linkage", linkage), ("relative_path", name.to_string())])
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::descriptor::{Descriptor, ExtentLine, ExtentSource};
 use super::sparse::layout::MapLayout;
 use super::{cowd, flat, sesparse, sparse};
@@ -29,17 +30,19 @@ pub(super) fn open(
     descriptor: &Descriptor,
     own_map: Option<&MapLayout>,
     policy: &OpenPolicy,
+    budget: &mut Budget,
 ) -> Result<Extents, ImageError> {
     let mut opening = Opening {
         file,
         policy,
+        budget,
         has_parent: descriptor.parent.is_some(),
         by_name: HashMap::new(),
         extents: Extents { disk: Arc::new(Concat::default()), files: Vec::new(), warnings: Vec::new(), in_use: None },
     };
     // A file with map and descriptor is its own extent, whatever it was called when the descriptor was written.
     if let (Some(map), [ExtentLine { source: ExtentSource::Sparse { .. }, .. }]) = (own_map, &descriptor.extents[..]) {
-        let disk = sparse::image::open(file, map, &mut opening.extents.warnings)?;
+        let disk = sparse::image::open(file, map, opening.budget, &mut opening.extents.warnings)?;
         opening.check_size(&descriptor.extents[0], disk.as_ref())?;
         return Ok(Extents { disk, ..opening.extents });
     }
@@ -68,6 +71,7 @@ pub(super) fn open(
 struct Opening<'a> {
     file: &'a Arc<ImageFile>,
     policy: &'a OpenPolicy,
+    budget: &'a mut Budget,
     has_parent: bool,
     by_name: HashMap<Vec<u8>, Arc<ImageFile>>,
     extents: Extents,
@@ -97,15 +101,15 @@ impl Opening<'_> {
             let Some(map) = layout.map else {
                 return Err(file.corrupt("capacity", at, "a sparse extent with a map", "only a descriptor").into());
             };
-            return sparse::image::open(file, &map, &mut self.extents.warnings);
+            return sparse::image::open(file, &map, self.budget, &mut self.extents.warnings);
         }
         if head.starts_with(cowd::MAGIC) {
-            let (disk, is_unclean) = cowd::open(Arc::clone(file))?;
+            let (disk, is_unclean) = cowd::open(Arc::clone(file), self.budget)?;
             self.note_unclean(file, is_unclean);
             return Ok(disk);
         }
         if head.starts_with(sesparse::MAGIC) {
-            return sesparse::open(Arc::clone(file));
+            return sesparse::open(Arc::clone(file), self.budget);
         }
         let expected = "the magic of a hosted sparse, COWD or seSparse extent";
         Err(file.corrupt("sparse extent header", at, expected, format!("{head:02x?}")).into())
