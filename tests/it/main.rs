@@ -24,6 +24,10 @@ mod formats_vhdx_log;
 mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
+mod fuzz_replay;
+mod fuzz_seeds;
+#[path = "../../fuzz/src/targets/mod.rs"]
+mod fuzz_targets;
 mod generated_files;
 mod independent_reader;
 mod killed_processes;
