@@ -109,9 +109,10 @@ qemu-img --version | head -n 1
 
 # ---- the tests ------------------------------------------------------------------------------------------------------
 
-run shellcheck tests/*.sh benches/*.sh .ci/run
+run shellcheck tests/*.sh benches/*.sh fuzz/*.sh .ci/run
 run env PYTHONDONTWRITEBYTECODE=1 "$ABBILD_TEST_PYTHON" -m unittest discover -s benches
 run cargo fmt --check
+run cargo fmt --check --manifest-path fuzz/Cargo.toml
 run cargo clippy --all-targets --locked -- -D warnings
 if cargo nextest --version >/dev/null 2>&1; then
     run cargo nextest run --locked

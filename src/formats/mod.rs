@@ -248,6 +248,17 @@ impl Image {
     }
 }
 
+/// Text of an image as a message may quote it: cut where it would become longer than any real name.
+pub(crate) fn excerpt(text: &[u8]) -> String {
+    const CHARS_MAX: usize = 255;
+    // A character has at most four bytes: what lies further behind than one character more is not looked at.
+    let text = String::from_utf8_lossy(text.get(..(CHARS_MAX + 1) * 4).unwrap_or(text));
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
 fn stack_of(layers: &[Layer]) -> Stack {
     let disks = layers.iter().map(|layer| Arc::clone(&layer.disk)).collect();
     Stack::new(disks).expect("an image has at least one layer")

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::ImageError;
 use super::file::ImageFile;
+use super::{ImageError, excerpt};
 use crate::archive;
 
 /// Names beginning so are locations to some hypervisor, never files of ours.
@@ -39,6 +39,9 @@ const LOCATION_PREFIXES: [&str; 16] = [
     "blkdebug:",
     "blkverify:",
 ];
+
+/// Longest name of a file, which may have folders in it: `PATH_MAX` with its NUL.
+const NAME_BYTES_MAX: usize = 4095;
 
 /// The folders that an image and the files it names must lie in.
 #[derive(Clone, Debug)]
@@ -122,7 +125,7 @@ impl OpenPolicy {
         role: &'static str,
         name: &[u8],
     ) -> Result<(ImageFile, Option<String>), ImageError> {
-        let wanted = String::from_utf8_lossy(name).into_owned();
+        let wanted = excerpt(name);
         let forbidden = |reason: &str| ImageError::Forbidden {
             named_by: named_by.to_path_buf(),
             role,
@@ -220,6 +223,9 @@ impl FileName {
     fn parse(name: &[u8]) -> Result<FileName, &'static str> {
         if name.is_empty() {
             return Err("the name is empty");
+        }
+        if name.len() > NAME_BYTES_MAX {
+            return Err("the name is longer than a path can be");
         }
         if name.contains(&0) {
             return Err("the name contains a NUL byte");

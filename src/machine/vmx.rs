@@ -110,7 +110,7 @@ fn attached<'v>(vmx: &'v Dictionary, prefix: &str) -> Result<Attached<'v>, Machi
             Attached::Skipped(format!("{} is named there but not connected (present is not TRUE)", shown(name)))
         }));
     }
-    let kind = vmx.text(&key("devicetype")).unwrap_or("disk").to_ascii_lowercase();
+    let kind = printable(vmx.text(&key("devicetype")).unwrap_or("disk")).to_ascii_lowercase();
     if kind.contains("cdrom") {
         return Ok(Attached::NoDisk(format!("a CD-ROM drive ({kind})")));
     }

@@ -240,6 +240,29 @@ fn a_descriptor_of_a_gibibyte_is_refused_unread() {
     says(&said, "descriptor at offset 0x0: expected at most 1048576 bytes, found 1073741824 bytes");
 }
 
+/// Each directory is within its limit; what a descriptor makes of them must be as well.
+#[test]
+fn many_extents_with_large_directories_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    // 2 TiB in grains of one sector: a directory of 32 MiB.
+    let mut header = vec![0; 512];
+    header[..4].copy_from_slice(b"KDMV");
+    for (at, value) in [(4, 1), (12, 0), (16, 1), (20, 1), (44, 512), (56, 1)] {
+        header[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+    }
+    let extent = dir.path().join("extent.vmdk");
+    std::fs::write(&extent, header).unwrap();
+    std::fs::File::options().write(true).open(&extent).unwrap().set_len((32 << 20) + 512).unwrap();
+    let path = dir.path().join("disk.vmdk");
+    let attempt = |count| {
+        let text = descriptor("custom", None, &vec!["RW 8 SPARSE \"extent.vmdk\""; count]);
+        std::fs::write(&path, text).unwrap();
+        try_open(&path).map_or_else(|err| err.to_string(), |image| format!("{} bytes", image.size()))
+    };
+    assert_eq!(attempt(2), "8192 bytes");
+    says(&attempt(3), "extent.vmdk: a chain whose grain directories take more than 96 MiB is not supported");
+}
+
 #[test]
 fn damaged_deltas_are_named() {
     let scene = scene();

@@ -99,8 +99,8 @@ fn one_large_directory_named_many_times_is_refused() {
         fs::write(scene.path().join("image"), descriptor("custom", None, &lines)).unwrap();
         attempt(&scene.path().join("image"))
     };
-    says(&attempt_with(32), "read");
-    says(&attempt_with(33), "grain directory at offset 0x0: expected at most 33554432 bytes for all extents together");
+    says(&attempt_with(95), "read");
+    says(&attempt_with(96), "a chain whose grain directories take more than 96 MiB is not supported");
 }
 
 #[test]

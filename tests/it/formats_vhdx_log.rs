@@ -13,7 +13,7 @@ use crate::qemu;
 
 /// What an entry of the log does.
 #[derive(Clone)]
-enum Change {
+pub enum Change {
     Zero(u64, u64),
     Data(u64, Vec<u8>),
 }
@@ -21,7 +21,7 @@ enum Change {
 const LOG_GUID: [u8; 16] = [0x77; 16];
 
 /// An entry of the log.
-fn log_entry(sequence: u64, tail: usize, changes: &[Change], file_len: u64) -> Vec<u8> {
+pub fn log_entry(sequence: u64, tail: usize, changes: &[Change], file_len: u64) -> Vec<u8> {
     let mut out = vec![0; (64 + changes.len() * 32).next_multiple_of(4096)];
     put(&mut out, 0, b"loge");
     put(&mut out, 12, &(tail as u32).to_le_bytes());
@@ -60,7 +60,7 @@ fn log_entry(sequence: u64, tail: usize, changes: &[Change], file_len: u64) -> V
 }
 
 /// Puts entries into the ring from `at` on and says in the headers that there is a log.
-fn put_log(image: &mut [u8], at: usize, entries: &[Vec<u8>]) {
+pub fn put_log(image: &mut [u8], at: usize, entries: &[Vec<u8>]) {
     for (number, byte) in entries.concat().into_iter().enumerate() {
         image[LOG + (at + number) % MIB] = byte;
     }
@@ -70,12 +70,12 @@ fn put_log(image: &mut [u8], at: usize, entries: &[Vec<u8>]) {
     seal_all(image);
 }
 
-fn page(image: &[u8], at: usize) -> Vec<u8> {
+pub fn page(image: &[u8], at: usize) -> Vec<u8> {
     image[at..at + 4096].to_vec()
 }
 
 /// A sound image, the same with its table lost but for the log, and what both must read as.
-fn dirty() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+pub fn dirty() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let runs = [(0, 10, 1), (3000, 2000, 2)];
     let sound = build(&plan(&runs));
     let mut dirty = sound.clone();
@@ -242,6 +242,30 @@ fn a_log_made_to_cost_time_is_refused() {
     let path = dir.path().join("disk.vhdx");
     std::fs::write(&path, image).unwrap();
     says(&attempt(&path), "expected entries apart from each other");
+}
+
+/// Each of a log's zeros costs its reader more memory than the log has bytes for it.
+#[test]
+fn a_log_made_to_cost_memory_is_refused() {
+    let (sound, _, _) = dirty();
+    let log_at = sound.len().next_multiple_of(MIB);
+    for (count, expected) in [(1 << 17, "read"), ((1 << 17) + 1, "expected at most 131072 changes, found more")] {
+        let changes: Vec<_> = (0..count).map(|number| Change::Zero((1 << 40) + number * 8192, 4096)).collect();
+        let entry = log_entry(5, 0, &changes, sound.len() as u64);
+        let mut image = sound.clone();
+        image.resize(log_at + entry.len().next_multiple_of(MIB), 0);
+        put(&mut image, log_at, &entry);
+        for header in HEADERS {
+            put(&mut image, header + 48, &LOG_GUID);
+            put(&mut image, header + 68, &(entry.len().next_multiple_of(MIB) as u32).to_le_bytes());
+            put(&mut image, header + 72, &(log_at as u64).to_le_bytes());
+        }
+        seal_all(&mut image);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.vhdx");
+        std::fs::write(&path, image).unwrap();
+        says(&attempt(&path), expected);
+    }
 }
 
 proptest! {

@@ -35,6 +35,10 @@ mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
 mod formats_writers_vmdk;
+mod fuzz_replay;
+mod fuzz_seeds;
+#[path = "../../fuzz/src/targets/mod.rs"]
+mod fuzz_targets;
 mod generated_files;
 mod guest_detect;
 mod guest_ext;

@@ -18,7 +18,7 @@ use super::{Selector, lock};
 use crate::disk::Disk;
 use crate::formats::detect::{self, Format};
 use crate::formats::file::ImageFile;
-use crate::formats::{CHAIN_DEPTH_MAX, ImageError, Layer, OpenPolicy, open_file};
+use crate::formats::{CHAIN_DEPTH_MAX, ImageError, Layer, OpenPolicy, excerpt, open_file};
 use crate::units::FileOffset;
 
 /// Longest bitmap directory that is looked at; bitmaps are only listed.
@@ -110,7 +110,7 @@ fn format_of(file: &ImageFile, said: Option<&[u8]>, child: &mut Layer) -> Result
     match said {
         Some(said) if said == seen.driver().as_bytes() => Ok(seen),
         Some(said) => {
-            let expected = format!("an image in the format {}, as its overlay says", String::from_utf8_lossy(said));
+            let expected = format!("an image in the format {}, as its overlay says", excerpt(said));
             Err(file.corrupt("backing file", FileOffset(0), expected, seen.driver()).into())
         }
         None if seen == Format::Raw => {
@@ -201,9 +201,10 @@ fn variant(layout: &Layout) -> String {
 /// runs must not end with one for every machine that has a snapshot.
 fn snapshots_note(snapshots: &[Snapshot]) -> Option<String> {
     const NAMES_MAX: usize = 8;
-    let mut names: Vec<_> = snapshots.iter().take(NAMES_MAX).map(|snapshot| snapshot.info.name.as_str()).collect();
+    let named = snapshots.iter().take(NAMES_MAX);
+    let mut names: Vec<_> = named.map(|snapshot| excerpt(snapshot.info.name.as_bytes())).collect();
     if snapshots.len() > NAMES_MAX {
-        names.push("…");
+        names.push("…".to_string());
     }
     let count = snapshots.len();
     (count > 0)

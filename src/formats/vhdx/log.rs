@@ -2,7 +2,7 @@
 //!
 //! A log that is not empty must be replayed before anything else is believed; without it a sound image reads as zeros
 //! or worse. The source is never written, so the changes become an overlay: which ranges of the file are zeros, which
-//! 4 KiB sectors are really in the log. The overlay holds places, not content, at most about 100 bytes for 4 KiB of log.
+//! 4 KiB sectors are really in the log. The overlay holds places, not content, and their number is limited.
 //!
 //! The log is a ring of 4 KiB units. An entry may begin at each; it counts if its checksum is right, it has the header's
 //! GUID, and it belongs to the active sequence: entries side by side, numbered without gap, from the one that the last
@@ -28,6 +28,8 @@ const DESCRIPTOR_BYTES: u64 = 32;
 /// Leftovers of old entries are checked in vain; in a log made by a writer, seldom. A log that was made to cost time is
 /// refused when more than this many times its length has been read.
 const CHECKED_TIMES_MAX: u64 = 8;
+/// Most places that a log may change, some 10 MiB of overlay: twice what the data sectors of the largest log could.
+const CHANGES_MAX: usize = 1 << 17;
 
 struct RawEntry {
     checksum: u32,
@@ -367,6 +369,9 @@ impl Log<'_> {
                 Some(end) if start.is_multiple_of(UNIT) && end.is_multiple_of(UNIT) => {
                     if end > start {
                         put(changes, start, Change { end, kind });
+                        if changes.len() > CHANGES_MAX {
+                            return Err(self.fault(place, format!("at most {CHANGES_MAX} changes"), "more"));
+                        }
                     }
                 }
                 _ => {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::descriptor::{self, Descriptor, ParentLink, SEE_LONG_ID};
 use super::extents::{self, Extents};
 use super::{lock, sparse};
@@ -18,9 +19,10 @@ pub(crate) fn open_chain(top: ImageFile, policy: &OpenPolicy) -> (Vec<Layer>, Ve
     let mut layers: Vec<Layer> = Vec::new();
     let mut faults = Vec::new();
     let mut child: Option<ParentLink> = None;
+    let mut budget = Budget::new();
     let mut next = Some(top);
     while let Some(file) = next.take() {
-        let level = match open_level(file, policy) {
+        let level = match open_level(file, policy, &mut budget) {
             Ok(level) => level,
             Err(err) => {
                 faults.push(err);
@@ -89,10 +91,10 @@ fn open_parent(link: &ParentLink, layers: &mut [Layer], policy: &OpenPolicy) -> 
     Ok(file)
 }
 
-fn open_level(file: ImageFile, policy: &OpenPolicy) -> Result<Level, ImageError> {
+fn open_level(file: ImageFile, policy: &OpenPolicy, budget: &mut Budget) -> Result<Level, ImageError> {
     let file = Arc::new(file);
     let (descriptor, map, is_unclean) = read_descriptor(&file)?;
-    let opened = extents::open(&file, &descriptor, map.as_ref(), policy)?;
+    let opened = extents::open(&file, &descriptor, map.as_ref(), policy, budget)?;
     Ok(level_of(&file, descriptor, opened, is_unclean))
 }
 

@@ -11,6 +11,7 @@ use nom::bytes::complete::{tag, take};
 use nom::number::complete::le_u32;
 use nom::{IResult, Parser};
 
+use super::budget::Budget;
 use super::sparse::layout::DIRECTORY_BYTES_MAX;
 use crate::disk::{Disk, DiskError};
 use crate::formats::ImageError;
@@ -83,15 +84,12 @@ impl RawHeader {
 }
 
 /// Opens a COWD extent; the second value says that it was not closed cleanly.
-pub(super) fn open(
-    file: Arc<ImageFile>,
-    directories: &mut super::extents::DirectoryBudget,
-) -> Result<(Arc<dyn Disk>, bool), ImageError> {
+pub(super) fn open(file: Arc<ImageFile>, budget: &mut Budget) -> Result<(Arc<dyn Disk>, bool), ImageError> {
     let bytes = file.read_vec("COWD header", FileOffset(0), HEADER_BYTES)?;
     let (_, raw) = header(&bytes)
         .map_err(|_| file.corrupt("COWD header", FileOffset(0), "the magic COWD", format!("{:02x?}", &bytes[..4])))?;
     let layout = raw.validate(&file)?;
-    directories.take(&file, layout.geometry.tables() * 4)?;
+    budget.take(&file, layout.geometry.tables() * 4)?;
     let map = CowdMap { directory: read_directory(&file, &layout)? };
     Ok((grains::disk(file, layout.geometry, Storage::Plain, map), layout.is_unclean))
 }

@@ -14,8 +14,8 @@ use nom::sequence::{delimited, preceded};
 use nom::{IResult, Parser};
 
 use crate::disk::DiskError;
-use crate::formats::ImageError;
 use crate::formats::file::ImageFile;
+use crate::formats::{ImageError, excerpt};
 use crate::units::{ByteLen, FileOffset};
 
 /// Longest descriptor we read. At 10 bytes for the shortest extent line it also bounds the extents, to about 100 000.
@@ -177,9 +177,9 @@ impl RawDescriptor {
         }
         let version = self.value("version").map_or_else(|| "1".to_string(), |pair| lossy(&pair.value));
         if !matches!(version.as_str(), "1" | "2" | "3") {
-            return Err(file.unsupported(format!("VMDK descriptor version {version}")));
+            return Err(file.unsupported(format!("VMDK descriptor version {}", excerpt(version.as_bytes()))));
         }
-        let create_type = self.value("createType").map(|pair| lossy(&pair.value)).unwrap_or_default();
+        let create_type = self.value("createType").map(|pair| excerpt(&pair.value)).unwrap_or_default();
         if let Some(why) = not_in_files(&create_type) {
             return Err(file.unsupported(format!("createType {create_type}: {why}")));
         }
@@ -226,7 +226,7 @@ fn hex_id(file: &ImageFile, field: &'static str, pair: &RawPair) -> Result<Strin
     let text = lossy(&pair.value);
     match u32::from_str_radix(&text, 16) {
         Ok(id) if !text.starts_with('+') => Ok(format!("{id:08x}")),
-        _ => Err(file.corrupt(field, pair.at, "8 hex digits", format!("{text:?}"))),
+        _ => Err(file.corrupt(field, pair.at, "8 hex digits", format!("{:?}", excerpt(&pair.value)))),
     }
 }
 
@@ -279,7 +279,7 @@ fn extent_source(line: &RawExtent, file: &ImageFile) -> Result<ExtentSource, Ima
         "VMFSRDM" | "VMFSRAW" => {
             Err(file.unsupported(format!("extent type {}: its data lies on a raw device, not in files;", line.kind)))
         }
-        kind => Err(file.unsupported(format!("extent type {kind}"))),
+        kind => Err(file.unsupported(format!("extent type {}", excerpt(kind.as_bytes())))),
     }
 }
 

@@ -5,34 +5,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::descriptor::{Descriptor, ExtentLine, ExtentSource};
-use super::sparse::layout::{DIRECTORY_BYTES_MAX, MapLayout};
+use super::sparse::layout::MapLayout;
 use super::{cowd, flat, sesparse, sparse};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::formats::file::ImageFile;
 use crate::formats::{ImageError, OpenPolicy};
-use crate::units::{ByteLen, FileOffset, GuestOffset};
-
-/// What the grain directories of all extents of one level may still take: they are held in memory, and a descriptor has
-/// room for thousands of lines, which may even name one file again and again.
-pub(super) struct DirectoryBudget {
-    left: u64,
-}
-
-impl DirectoryBudget {
-    fn new() -> DirectoryBudget {
-        DirectoryBudget { left: DIRECTORY_BYTES_MAX }
-    }
-
-    /// To be asked before a directory of `bytes` in `file` is read.
-    pub(super) fn take(&mut self, file: &ImageFile, bytes: u64) -> Result<(), DiskError> {
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            let expected = format!("at most {DIRECTORY_BYTES_MAX} bytes for all extents together");
-            file.corrupt("grain directory", FileOffset(0), expected, format!("another {bytes} bytes"))
-        })?;
-        Ok(())
-    }
-}
+use crate::units::{ByteLen, GuestOffset};
 
 /// The extents of one level, open.
 pub(super) struct Extents {
@@ -50,18 +30,19 @@ pub(super) fn open(
     descriptor: &Descriptor,
     own_map: Option<&MapLayout>,
     policy: &OpenPolicy,
+    budget: &mut Budget,
 ) -> Result<Extents, ImageError> {
     let mut opening = Opening {
         file,
         policy,
+        budget,
         has_parent: descriptor.parent.is_some(),
         by_name: HashMap::new(),
-        directories: DirectoryBudget::new(),
         extents: Extents { disk: Arc::new(Concat::default()), files: Vec::new(), warnings: Vec::new(), in_use: None },
     };
     // A file with map and descriptor is its own extent, whatever it was called when the descriptor was written.
     if let (Some(map), [ExtentLine { source: ExtentSource::Sparse { .. }, .. }]) = (own_map, &descriptor.extents[..]) {
-        let disk = sparse::image::open(file, map, &mut opening.extents.warnings)?;
+        let disk = sparse::image::open(file, map, opening.budget, &mut opening.extents.warnings)?;
         opening.check_size(&descriptor.extents[0], disk.as_ref())?;
         return Ok(Extents { disk, ..opening.extents });
     }
@@ -90,9 +71,9 @@ pub(super) fn open(
 struct Opening<'a> {
     file: &'a Arc<ImageFile>,
     policy: &'a OpenPolicy,
+    budget: &'a mut Budget,
     has_parent: bool,
     by_name: HashMap<Vec<u8>, Arc<ImageFile>>,
-    directories: DirectoryBudget,
     extents: Extents,
 }
 
@@ -120,16 +101,15 @@ impl Opening<'_> {
             let Some(map) = layout.map else {
                 return Err(file.corrupt("capacity", at, "a sparse extent with a map", "only a descriptor").into());
             };
-            self.directories.take(file, map.directory_bytes())?;
-            return sparse::image::open(file, &map, &mut self.extents.warnings);
+            return sparse::image::open(file, &map, self.budget, &mut self.extents.warnings);
         }
         if head.starts_with(cowd::MAGIC) {
-            let (disk, is_unclean) = cowd::open(Arc::clone(file), &mut self.directories)?;
+            let (disk, is_unclean) = cowd::open(Arc::clone(file), self.budget)?;
             self.note_unclean(file, is_unclean);
             return Ok(disk);
         }
         if head.starts_with(sesparse::MAGIC) {
-            return sesparse::open(Arc::clone(file), &mut self.directories);
+            return sesparse::open(Arc::clone(file), self.budget);
         }
         let expected = "the magic of a hosted sparse, COWD or seSparse extent";
         Err(file.corrupt("sparse extent header", at, expected, format!("{head:02x?}")).into())

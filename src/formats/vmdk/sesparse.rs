@@ -11,6 +11,7 @@ use nom::multi::count;
 use nom::number::complete::le_u64;
 use nom::{IResult, Parser};
 
+use super::budget::Budget;
 use super::sparse::layout::DIRECTORY_BYTES_MAX;
 use crate::disk::Disk;
 use crate::formats::ImageError;
@@ -29,6 +30,8 @@ const TABLE_SECTORS: u64 = 64;
 const TABLE_ENTRIES: u64 = TABLE_SECTORS * 512 / 8;
 /// Upper half of a directory entry that names a table.
 const TABLE_ALLOCATED: u64 = 0x1000_0000;
+/// Stands for no table. No file is so large that it had a table of this number.
+const NO_TABLE: u32 = u32::MAX;
 
 /// The constant header: 26 numbers, of which these matter. Offsets and sizes in sectors.
 struct RawHeader {
@@ -129,10 +132,7 @@ impl RawHeader {
 }
 
 /// Opens a seSparse extent.
-pub(super) fn open(
-    file: Arc<ImageFile>,
-    directories: &mut super::extents::DirectoryBudget,
-) -> Result<Arc<dyn Disk>, ImageError> {
+pub(super) fn open(file: Arc<ImageFile>, budget: &mut Budget) -> Result<Arc<dyn Disk>, ImageError> {
     let bytes = file.read_vec("seSparse header", FileOffset(0), 512)?;
     let (_, raw) = header(&bytes).expect("512 bytes hold 26 numbers");
     if !bytes.starts_with(MAGIC) {
@@ -141,8 +141,9 @@ pub(super) fn open(
     }
     let layout = raw.validate(&file)?;
     check_journal(&file, layout.volatile_at)?;
-    directories.take(&file, layout.geometry.tables() * 8)?;
-    let map = SeSparseMap { tables: read_directory(&file, &layout)?, grains_at: layout.grains_at };
+    budget.take(&file, layout.geometry.tables() * 4)?;
+    let (tables_at, grains_at) = (layout.tables_at, layout.grains_at);
+    let map = SeSparseMap { tables: read_directory(&file, &layout)?, tables_at, grains_at };
     Ok(grains::disk(file, layout.geometry, Storage::Plain, map))
 }
 
@@ -158,14 +159,14 @@ fn check_journal(file: &ImageFile, at: FileOffset) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Turns directory entries into places of tables, each inside the file and the table area.
-fn read_directory(file: &ImageFile, layout: &Layout) -> Result<Vec<Option<FileOffset>>, ImageError> {
+/// Turns directory entries into numbers of tables, each inside the file and the table area.
+fn read_directory(file: &ImageFile, layout: &Layout) -> Result<Vec<u32>, ImageError> {
     let bytes = file.read_vec("grain directory", layout.directory_at, layout.geometry.tables() * 8)?;
     let mut tables = Vec::with_capacity(bytes.len() / 8);
     for (number, entry) in (0u64..).zip(bytes.chunks_exact(8)) {
         let entry = u64::from_le_bytes(entry.try_into().expect("chunks of 8"));
         if entry == 0 {
-            tables.push(None);
+            tables.push(NO_TABLE);
             continue;
         }
         let fault = |expected: String| {
@@ -175,20 +176,32 @@ fn read_directory(file: &ImageFile, layout: &Layout) -> Result<Vec<Option<FileOf
         if entry >> 32 != TABLE_ALLOCATED {
             return Err(fault("0 or 0x10000000 in the upper half".to_string()).into());
         }
-        let from = (entry & u64::from(u32::MAX)) * TABLE_SECTORS * 512; // 32 + 15 bits
+        let table = u32::try_from(entry & u64::from(u32::MAX)).expect("32 bits");
+        let from = table_start(table);
         let needed = layout.geometry.grains_in(number) * 8;
         let at = FileOffset(layout.tables_at.0.saturating_add(from));
-        if from + needed > layout.tables_len || file.check_holds("grain table", at, needed).is_err() {
+        if table == NO_TABLE
+            || from + needed > layout.tables_len
+            || file.check_holds("grain table", at, needed).is_err()
+        {
             let expected = format!("a grain table inside the table area and the file of {} bytes", file.len());
             return Err(fault(expected).into());
         }
-        tables.push(Some(at));
+        tables.push(table);
     }
     Ok(tables)
 }
 
+/// Where a table begins in the table area.
+fn table_start(number: u32) -> u64 {
+    u64::from(number) * TABLE_SECTORS * 512 // 32 + 15 bits
+}
+
 struct SeSparseMap {
-    tables: Vec<Option<FileOffset>>,
+    /// By number in the table area; [`NO_TABLE`] where none of a table's grains is stored.
+    tables: Vec<u32>,
+    /// Where table 0 lies in the file.
+    tables_at: FileOffset,
     /// Where grain 0 lies in the file.
     grains_at: u64,
 }
@@ -197,7 +210,9 @@ impl GrainMap for SeSparseMap {
     const ENTRY: Entry = Entry::Le64;
 
     fn table_at(&self, table: u64) -> Option<FileOffset> {
-        *self.tables.get(usize::try_from(table).ok()?)?
+        let number = *self.tables.get(usize::try_from(table).ok()?)?;
+        // The sum was checked when the directory was read.
+        (number != NO_TABLE).then(|| FileOffset(self.tables_at.0 + table_start(number)))
     }
 
     fn grain(&self, entry: u64) -> Cell {

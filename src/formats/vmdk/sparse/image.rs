@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::super::budget::Budget;
 use super::header::{HEADER_BYTES, header};
 use super::layout::{Directory, Layout, MapLayout};
 use super::stream;
@@ -29,15 +30,17 @@ fn read_layout_at(file: &ImageFile, at: FileOffset) -> Result<Layout, ImageError
 }
 
 /// Opens the map of a sparse extent; odd but harmless things go to `warnings`.
-pub(crate) fn open(
+pub(in crate::formats::vmdk) fn open(
     file: &Arc<ImageFile>,
     layout: &MapLayout,
+    budget: &mut Budget,
     warnings: &mut Vec<String>,
 ) -> Result<Arc<dyn Disk>, ImageError> {
     let layout = match layout.directory {
         Directory::At(_) => layout.clone(),
         Directory::InFooter => footer_layout(file, layout)?,
     };
+    budget.take(file, layout.geometry.tables() * 4)?;
     let directory = load_directory(file, &layout, warnings)?;
     let map = SectorMap { directory, has_zeroed_grains: layout.has_zeroed_grains };
     Ok(grains::disk(Arc::clone(file), layout.geometry, layout.storage, map))

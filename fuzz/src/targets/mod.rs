@@ -1,0 +1,53 @@
+//! What is fuzzed: every reader of what a stranger may have written. One line a target; a new parser is a new line.
+//!
+//! A target is a name and a judge. A judge takes any bytes, makes of them what the parser reads, and panics if a promise
+//! is broken; that the input is nonsense is no breach. The fuzzer runs judges on what it invents, `cargo test` runs the
+//! same judges on the kept corpora and finds, so this folder is compiled into both and knows neither.
+//!
+//! - `stage` a folder in memory, and the encoding of small, mostly empty files
+//! - `checksums` makes checksums right, so that the fuzzer gets past them
+//! - `message` what may be said to a terminal
+//! - `images` the promises of `formats`, `machines` those of `machine`, `objects` those of `repo`
+
+mod checksums;
+mod images;
+mod machines;
+mod message;
+mod objects;
+pub mod stage;
+
+/// Panics if a promise is broken.
+pub type Judge = fn(&[u8]);
+
+/// Name and judge of every target. The name is the folder of its corpus and its finds.
+pub const TARGETS: &[(&str, Judge)] = &[
+    ("vmdk_descriptor", |input| images::open(input)),
+    ("vmdk_sparse", |input| images::open(input)),
+    ("vmdk_stream", |input| images::open(input)),
+    ("vmdk_cowd", |input| images::open(input)),
+    ("vmdk_sesparse", |input| images::open(input)),
+    ("qcow2", |input| images::open(input)),
+    ("vhd", |input| images::open(input)),
+    ("vhdx", |input| images::open(input)),
+    ("vhdx_log", |input| images::open(input)),
+    ("vdi", |input| images::open(input)),
+    ("chain", |input| images::open(input)),
+    ("inspect", |input| images::inspect(input)),
+    ("machine_vmx", |input| machines::definition("web1.vmx", input)),
+    ("machine_vmsd", |input| machines::snapshots(input)),
+    ("machine_libvirt", |input| machines::definition("web1.xml", input)),
+    ("machine_hyper_v", |input| machines::definition("web1.xml", input)),
+    ("machine_virtual_box", |input| machines::definition("web1.vbox", input)),
+    ("machine_proxmox", |input| machines::definition("100.conf", input)),
+    ("machine_ovf", |input| machines::definition("web1.ovf", input)),
+    ("machine_ova", |input| machines::definition("web1.ova", input)),
+    ("machine_folder", |input| machines::folder(input)),
+    ("repo_config", |input| objects::config(input)),
+    ("repo_key_slot", |input| objects::key_slot(input)),
+    ("repo_key_file", |input| objects::key_file(input)),
+    ("repo_manifest", |input| objects::manifest(input)),
+    ("repo_map", |input| objects::map(input)),
+    ("repo_pack_directory", |input| objects::pack_directory(input)),
+    ("repo_index_segment", |input| objects::index_segment(input)),
+    ("repo_blob", |input| objects::blob(input)),
+];
