@@ -34,6 +34,7 @@ mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
 mod generated_files;
+mod guest_tree;
 mod independent_reader;
 mod killed_processes;
 mod lost_packs;
