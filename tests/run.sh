@@ -40,6 +40,7 @@ find_missing() {
     need cc gcc libc6-dev
     need python3 python3 python3-venv
     need mkfs.ext4 e2fsprogs
+    need mkfs.btrfs btrfs-progs
     need tar tar
     need gzip gzip
     need shellcheck shellcheck

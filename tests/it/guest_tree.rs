@@ -26,7 +26,7 @@ use abbild::formats::{self, policy::OpenPolicy};
 use abbild::guest::tree::{FileSystem, NodeKind, Time};
 use rustix::fs as sys;
 
-pub(crate) use awkward::{fill, set_attribute};
+pub(crate) use awkward::{fill, noise, set_attribute};
 
 /// Files up to this length are read whole, holes included; longer ones only where there is data.
 const READ_WHOLE_BYTES_MAX: u64 = 32 << 20;

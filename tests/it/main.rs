@@ -34,6 +34,8 @@ mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
 mod generated_files;
+mod guest_btrfs;
+mod guest_btrfs_hostile;
 mod guest_tree;
 mod independent_reader;
 mod killed_processes;
