@@ -5,6 +5,7 @@
 //! ever written: a dirty journal is replayed in memory, or the tree says what it may lack.
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
+pub mod btrfs;
 pub mod detect;
 pub mod error;
 pub mod ext;

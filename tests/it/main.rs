@@ -40,6 +40,8 @@ mod fuzz_seeds;
 #[path = "../../fuzz/src/targets/mod.rs"]
 mod fuzz_targets;
 mod generated_files;
+mod guest_btrfs;
+mod guest_btrfs_hostile;
 mod guest_detect;
 mod guest_ext;
 mod guest_ext_damage;
