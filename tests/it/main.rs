@@ -17,6 +17,7 @@ mod formats_hostile;
 mod formats_inspect;
 mod formats_qcow2;
 mod formats_qcow2_hostile;
+mod formats_qed_parallels;
 mod formats_vdi;
 mod formats_vhd;
 mod formats_vhdx;
