@@ -168,7 +168,7 @@ fn a_split_disk_is_cut_every_2047_mib_and_is_one_disk() {
     assert_eq!(names(dir.path()).iter().filter(|name| !name.starts_with(".abbild-")).count(), 0);
     let files = sink.finish().unwrap();
     let expected: Vec<PathBuf> = (1..=51).map(|n| dir.path().join(format!("web 1-s{n:03}.vmdk"))).collect();
-    assert_eq!(files, [&[path.clone()], &expected[..]].concat());
+    assert_eq!(files, [std::slice::from_ref(&path), &expected[..]].concat());
     assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() < 2 << 30));
 
     let descriptor = fs::read_to_string(&path).unwrap();
