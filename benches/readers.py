@@ -17,6 +17,8 @@ inside each round, and every round starts another one first; the table holds med
 backup, `2` two workers that take segments in turn. qemu-img reads ahead with coroutines by default; the wide run is told
 to do so without keeping the order (-m 8 -W), and unpacks clusters on threads of its own either way. Its target is QEMU's
 null device, which forgets what it is given; it is told that the target reads as zeros, so it need not write any.
+On a machine that others use, a tool with more threads gets more of it: run this in a session of its own with a share that
+counts, as root: setsid sh -c 'echo -20 > /proc/self/autogroup; exec benches/readers.py …'.
 """
 
 import argparse

@@ -3,9 +3,8 @@
 
 use super::ImageError;
 use super::file::ImageFile;
-use super::qcow2;
 use super::vmdk::{cowd, descriptor, sesparse, sparse};
-use super::{vdi, vhd, vhdx};
+use super::{parallels, qcow2, qed, vdi, vhd, vhdx};
 use crate::units::FileOffset;
 
 /// What a file is.
@@ -17,6 +16,8 @@ pub(crate) enum Format {
     Vhdx,
     Vmdk,
     Qcow2,
+    Qed,
+    Parallels,
 }
 
 impl Format {
@@ -29,6 +30,8 @@ impl Format {
             Format::Vhd => "vpc",
             Format::Vhdx => "vhdx",
             Format::Vdi => "vdi",
+            Format::Qed => "qed",
+            Format::Parallels => "parallels",
         }
     }
 }
@@ -36,15 +39,10 @@ impl Format {
 /// Bytes looked at from the beginning: a descriptor may have padding before its first line.
 const HEAD_BYTES: u64 = 4096;
 /// Magics of formats that are known and not read: offset, bytes, name.
-const KNOWN: [(usize, &[u8], &str); 4] = [
-    (0, b"QED\0", "the QED format"),
-    (0, b"WithoutFreeSpace", "the Parallels format"),
-    (0, b"WithouFreSpacExt", "the Parallels format"),
-    (0, b"ENCRYPTED VMDK", "an encrypted VMDK"),
-];
+const KNOWN: [(usize, &[u8], &str); 1] = [(0, b"ENCRYPTED VMDK", "an encrypted VMDK")];
 /// Names that promise a format with a magic.
-const NAMES_WITH_MAGIC: [&str; 12] =
-    ["vmdk", "vhd", "avhd", "vhdx", "avhdx", "qcow2", "qcow", "vdi", "qed", "hdd", "ova", "ovf"];
+const NAMES_WITH_MAGIC: [&str; 13] =
+    ["vmdk", "vhd", "avhd", "vhdx", "avhdx", "qcow2", "qcow", "vdi", "qed", "hdd", "hds", "ova", "ovf"];
 
 /// Looks at the beginning and the end of `file`.
 pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
@@ -54,6 +52,12 @@ pub(crate) fn detect(file: &ImageFile) -> Result<Format, ImageError> {
     }
     if head.starts_with(qcow2::header::MAGIC) {
         return Ok(Format::Qcow2);
+    }
+    if head.starts_with(qed::header::MAGIC) {
+        return Ok(Format::Qed);
+    }
+    if head.starts_with(parallels::header::MAGIC_SECTORS) || head.starts_with(parallels::header::MAGIC_BLOCKS) {
+        return Ok(Format::Parallels);
     }
     for (magic, name) in [(&cowd::MAGIC[..], "COWD"), (&sesparse::MAGIC[..], "seSparse")] {
         if head.starts_with(magic) {
@@ -157,11 +161,13 @@ mod tests {
         check("a.img", &sectors(&footer(4), 512 * 8, 9), Ok(Format::Raw));
         check("a.avhd", &sectors(&footer(4), 512 * 8, 9), Ok(Format::Vhd));
         check("a.img", &sectors(b"\x7f\x10\xda\xbe", 64, 1), Ok(Format::Vdi));
-        check("a.img", &sectors(b"QED\0", 0, 1), Err("the QED format"));
-        check("a.img", &sectors(b"WithoutFreeSpace", 0, 1), Err("the Parallels format"));
+        check("a.img", &sectors(b"QED\0", 0, 1), Ok(Format::Qed));
+        check("a.img", &sectors(b"WithoutFreeSpace", 0, 1), Ok(Format::Parallels));
+        check("a.img", &sectors(b"WithouFreSpacExt", 0, 1), Ok(Format::Parallels));
+        check("a.img", &sectors(b"ENCRYPTED VMDK", 0, 1), Err("an encrypted VMDK"));
         check("a.vmdk", &sectors(b"COWD", 0, 4), Err("a COWD extent without its descriptor"));
         check("a.vmdk", &sectors(sesparse::MAGIC, 0, 1), Err("a seSparse extent without its descriptor"));
-        for name in ["a.vmdk", "a.VMDK", "a.vhd", "a.avhd", "a.vhdx", "a.qcow2", "a.vdi"] {
+        for name in ["a.vmdk", "a.VMDK", "a.vhd", "a.avhd", "a.vhdx", "a.qcow2", "a.vdi", "a.qed", "a.hds"] {
             check(name, &[0; 512], Err("image header at offset 0x0: expected a header of the format that its name"));
         }
         check("a-flat.vmdk", &[0; 512], Err("opened through the .vmdk that names it"));

@@ -1,7 +1,7 @@
 //! One open file of an image: its bytes at an offset, and what it was when it was opened.
 //!
 //! In here: reading with offset and file in every error, and telling "the image is cut short" from "somebody changed the
-//! file" from "the medium failed"; and [`Bytes`], for what stands between a file and its readers. Not in here: which files
+//! file" from "the medium failed"; and `Bytes`, for what stands between a file and its readers. Not in here: which files
 //! may be opened (`policy`), what their bytes mean.
 
 use std::fs::{File, Metadata};

@@ -5,6 +5,7 @@
 //!
 //! Not in here: the repository, machines and their definition files, who wants the disk. `formats` knows no repository.
 
+pub(crate) mod backing;
 pub(crate) mod blocks;
 pub(crate) mod cache;
 pub(crate) mod chain;
@@ -13,8 +14,10 @@ pub mod file;
 pub(crate) mod grains;
 pub mod inspect;
 pub(crate) mod mapped;
+pub(crate) mod parallels;
 pub mod policy;
 pub mod qcow2;
+pub(crate) mod qed;
 pub mod raw;
 pub mod sink;
 pub mod vdi;
@@ -220,13 +223,20 @@ pub(crate) fn open_file(
     match format {
         detect::Format::Vmdk => vmdk::chain::open_chain(file, policy),
         detect::Format::Qcow2 => qcow2::chain::open_chain(file, None, policy),
+        detect::Format::Qed => backing::open_chain(qed::open_level(file), policy),
         detect::Format::Vdi => chain::open_chain::<vdi::chain::Vdi>(file, policy),
         detect::Format::Vhdx => chain::open_chain::<vhdx::chain::Vhdx>(file, policy),
         detect::Format::Vhd => chain::open_chain::<vhd::chain::Vhd>(file, policy),
-        detect::Format::Raw => match raw::image::open(file) {
-            Ok(layer) => (vec![layer], Vec::new()),
-            Err(fault) => (Vec::new(), vec![fault]),
-        },
+        detect::Format::Parallels => single(parallels::open(file, policy)),
+        detect::Format::Raw => single(raw::image::open(file)),
+    }
+}
+
+/// A chain of one level.
+fn single(layer: Result<Layer, ImageError>) -> (Vec<Layer>, Vec<ImageError>) {
+    match layer {
+        Ok(layer) => (vec![layer], Vec::new()),
+        Err(fault) => (Vec::new(), vec![fault]),
     }
 }
 

@@ -21,8 +21,8 @@ use super::{FilesBelow, Machine, MachineDisk, MachineKind};
 
 /// Extensions of disk images. A file of one that we cannot read yet is still taken: `formats` will name it, and nothing
 /// is left out in silence.
-const IMAGE_EXTENSIONS: [&str; 14] =
-    ["vmdk", "img", "raw", "dd", "vhd", "vpc", "vhdx", "avhd", "avhdx", "vdi", "qcow2", "qcow", "qed", "hdd"];
+const IMAGE_EXTENSIONS: [&str; 15] =
+    ["vmdk", "img", "raw", "dd", "vhd", "vpc", "vhdx", "avhd", "avhdx", "vdi", "qcow2", "qcow", "qed", "hdd", "hds"];
 /// Files of a machine that are no images, and what to say about them.
 const NO_IMAGE_EXTENSIONS: [&str; 11] =
     ["vmxf", "vmsd", "vmsn", "vmss", "vmem", "vswp", "nvram", "log", "mf", "cert", "xml"];

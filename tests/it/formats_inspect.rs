@@ -115,11 +115,11 @@ fn a_grain_past_the_end_is_found_without_reading_data() {
 #[test]
 fn what_cannot_be_opened_is_a_fault_with_its_cause() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("disk.qed");
-    qemu::img(dir.path(), &["create", "-q", "-f", "qed", "disk.qed", "1M"]);
+    let path = dir.path().join("disk.vmdk");
+    std::fs::write(&path, "ENCRYPTED VMDK".repeat(100)).unwrap();
     let report = look(&path);
     assert_eq!((report.layers.len(), &report.format), (0, &None));
-    assert!(report.faults[0].ends_with("disk.qed: the QED format is not supported"), "{:?}", report.faults);
+    assert!(report.faults[0].ends_with("disk.vmdk: an encrypted VMDK is not supported"), "{:?}", report.faults);
     let policy = OpenPolicy::named_by_user(&path).unwrap();
     let report = inspect(&dir.path().join("gone.vmdk"), &policy);
     assert!(

@@ -25,6 +25,7 @@ mod formats_matrix;
 mod formats_model;
 mod formats_qcow2;
 mod formats_qcow2_hostile;
+mod formats_qed_parallels;
 mod formats_random;
 mod formats_second_judge;
 mod formats_vdi;

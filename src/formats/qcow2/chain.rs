@@ -1,24 +1,19 @@
-//! From the newest overlay down to the base, whatever formats the levels below are in.
-//!
-//! A qcow2 file names its backing file and the format of that; it keeps no identity of it, so nothing can be compared:
-//! whether the backing file was written after the overlay was made cannot be seen here.
-//!
-//! A backing file is read as raw only if the header says so. A guest can write any magic to the beginning of a raw disk,
-//! and a raw file taken for an image could name further files.
+//! One level of a chain: the image, its data file, one of its internal snapshots. The way down to the base is that of
+//! [`backing`].
 
 use std::sync::Arc;
 
 use super::entries::Rules;
 use super::header;
 use super::image;
-use super::layout::{self, Backing, Compression, Layout};
+use super::layout::{self, Compression, Layout};
 use super::snapshots::{self, InternalSnapshot, Snapshot};
 use super::tables::{Geometry, Tables};
 use super::{Selector, lock};
 use crate::disk::Disk;
-use crate::formats::detect::{self, Format};
+use crate::formats::backing::{self, Level};
 use crate::formats::file::ImageFile;
-use crate::formats::{CHAIN_DEPTH_MAX, ImageError, Layer, OpenPolicy, excerpt, open_file};
+use crate::formats::{ImageError, Layer, OpenPolicy, excerpt};
 use crate::units::FileOffset;
 
 /// Longest bitmap directory that is looked at; bitmaps are only listed.
@@ -26,38 +21,14 @@ const BITMAP_DIRECTORY_BYTES_MAX: u64 = 1 << 20;
 /// Flag of a bitmap that was not closed cleanly.
 const BITMAP_IN_USE: u32 = 1 << 0;
 
-/// Opens all levels, top first, and collects what is wrong. Stops at a level that cannot be opened; without faults the
-/// chain is complete. With a `selector`, the top level is that internal snapshot of it.
+/// Opens all levels, top first, and collects what is wrong. With a `selector`, the top level is that internal snapshot of
+/// it.
 pub(crate) fn open_chain(
     top: ImageFile,
     selector: Option<Selector<'_>>,
     policy: &OpenPolicy,
 ) -> (Vec<Layer>, Vec<ImageError>) {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut next = Some(top);
-    while let Some(file) = next.take() {
-        let selector = if layers.is_empty() { selector } else { None };
-        let level = match open_level(file, selector, policy) {
-            Ok(level) => level,
-            Err(fault) => return (layers, vec![fault]),
-        };
-        layers.push(level.layer);
-        let Some(backing) = level.backing else { break };
-        match open_backing(&backing, &mut layers, policy) {
-            Ok((Format::Qcow2, file)) => next = Some(file),
-            Ok((format, file)) => {
-                // Other formats know the way down from here; they never come back to qcow2.
-                let (below, mut faults) = open_file(file, format, policy);
-                layers.extend(below);
-                if layers.len() > CHAIN_DEPTH_MAX {
-                    faults.push(too_deep(&layers[0]));
-                }
-                return (layers, faults);
-            }
-            Err(fault) => return (layers, vec![fault]),
-        }
-    }
-    (layers, Vec::new())
+    backing::open_chain(open_level(top, selector, policy), policy)
 }
 
 /// The internal snapshots of `file`, in the order of its table.
@@ -66,69 +37,12 @@ pub(super) fn list_snapshots(file: &ImageFile) -> Result<Vec<InternalSnapshot>, 
     Ok(snapshots::read(file, &layout)?.into_iter().map(|snapshot| snapshot.info).collect())
 }
 
-/// One level of the chain, its backing file not yet looked for.
-struct Level {
-    layer: Layer,
-    backing: Option<Backing>,
-}
-
-fn too_deep(top: &Layer) -> ImageError {
-    let what = format!("the chain has more than {CHAIN_DEPTH_MAX} levels");
-    ImageError::Chain { file: top.path.clone(), what }
-}
-
-/// Opens the backing file of the last of `layers`, unless that would never end, and finds out its format.
-fn open_backing(
-    backing: &Backing,
-    layers: &mut [Layer],
+/// Opens one level, its backing file not yet looked for.
+pub(crate) fn open_level(
+    file: ImageFile,
+    selector: Option<Selector<'_>>,
     policy: &OpenPolicy,
-) -> Result<(Format, ImageFile), ImageError> {
-    let depth = layers.len();
-    let child = layers.last_mut().expect("a backing file is looked for after its overlay is in the list");
-    if depth == CHAIN_DEPTH_MAX {
-        return Err(too_deep(&layers[0]));
-    }
-    let (file, warning) = policy.open_named(&child.path, "backing file", &backing.name)?;
-    child.warnings.extend(warning);
-    let state = file.state();
-    let is_same = |layer: &&Layer| layer.files.iter().any(|f| (f.device, f.inode) == (state.device, state.inode));
-    if let Some(seen) = layers.iter().find(is_same) {
-        let child = &layers[depth - 1];
-        let what = format!("its backing file {} is in the chain above it already", seen.path.display());
-        return Err(ImageError::Chain { file: child.path.clone(), what });
-    }
-    let format = format_of(&file, backing.format.as_deref(), &mut layers[depth - 1])?;
-    Ok((format, file))
-}
-
-/// In which format a backing file is: what its overlay says, and what the file itself shows.
-fn format_of(file: &ImageFile, said: Option<&[u8]>, child: &mut Layer) -> Result<Format, ImageError> {
-    if said == Some(Format::Raw.driver().as_bytes()) {
-        return Ok(Format::Raw);
-    }
-    let seen = detect::detect(file)?;
-    match said {
-        Some(said) if said == seen.driver().as_bytes() => Ok(seen),
-        Some(said) => {
-            let expected = format!("an image in the format {}, as its overlay says", excerpt(said));
-            Err(file.corrupt("backing file", FileOffset(0), expected, seen.driver()).into())
-        }
-        None if seen == Format::Raw => {
-            let feature = "a raw backing file whose overlay does not say that it is raw (qemu-img rebase -u -F raw)";
-            Err(file.unsupported(feature))
-        }
-        None => {
-            child.warnings.push(format!(
-                "it does not say in which format its backing file is; {} is taken as {}, by its content",
-                file.path().display(),
-                seen.driver()
-            ));
-            Ok(seen)
-        }
-    }
-}
-
-fn open_level(file: ImageFile, selector: Option<Selector<'_>>, policy: &OpenPolicy) -> Result<Level, ImageError> {
+) -> Result<Level, ImageError> {
     let image = Arc::new(file);
     let mut layout = layout::read(&image)?;
     let mut warnings = std::mem::take(&mut layout.warnings);

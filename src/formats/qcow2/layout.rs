@@ -8,6 +8,7 @@
 use super::header::{self, HEADER_V2_BYTES, HEADER_V3_BYTES, RawBitmaps, RawHeader};
 use super::tables::Geometry;
 use crate::formats::ImageError;
+use crate::formats::backing::Backing;
 use crate::formats::file::ImageFile;
 use crate::units::{FileOffset, SECTOR_BYTES};
 
@@ -62,13 +63,6 @@ pub(super) struct Layout {
     pub bitmaps: Option<(RawBitmaps, bool)>,
     /// What is odd but harmless.
     pub warnings: Vec<String>,
-}
-
-/// The backing file as the image names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Backing {
-    pub name: Vec<u8>,
-    pub format: Option<Vec<u8>>,
 }
 
 /// The data of the extensions that matter here; a later one of a kind wins.

@@ -4,7 +4,7 @@
 //! - `entries` what L1 and L2 entries mean → `tables` runs of them, cached → `image` the [`Disk`](crate::disk::Disk)
 //! - `compressed` deflate and zstd clusters
 //! - `snapshots` internal snapshots; [`open_snapshot`] opens one
-//! - `chain` from the newest overlay down to the base, whatever the formats below
+//! - `chain` one level; the way down to the base, whatever the formats below, is that of `formats::backing`
 //! - `lock` signs that a running machine is writing
 //! - [`writer`] a disk into a new image
 //!

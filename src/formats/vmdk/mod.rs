@@ -3,7 +3,7 @@
 //! - `descriptor` text → which extents, which parent
 //! - `extents` extent lines → one [`Disk`](crate::disk::Disk), put together from
 //!   `flat` (FLAT, VMFS, ZERO), [`sparse`] (hosted, `KDMV`), `cowd` (ESX `-delta.vmdk`), `sesparse` (ESX `-sesparse.vmdk`);
-//!   what the three sparse kinds share is in [`grains`](super::grains)
+//!   what the three sparse kinds share is in `formats::grains`
 //! - `budget` what the directories of a chain may take together
 //! - `chain` from the newest redo log down to the base
 //! - `lock` signs that a running machine is writing

@@ -154,18 +154,24 @@ fn disk_names(manifest: &Manifest, format: DiskFormat) -> Vec<String> {
         let stem = image.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = without_redo_number(&stem);
         let stem = if stem.is_empty() { "disk" } else { stem };
-        let mut name = format!("{stem}.{}", format.extension());
-        for number in 2.. {
-            let files = file_names(&name, format, disk.size);
-            if files.iter().all(|file| !taken.contains(file)) {
-                taken.extend(files);
-                break;
-            }
-            name = format!("{stem}-{number}.{}", format.extension());
-        }
-        names.push(name);
+        names.push(free_name(stem, format, disk.size, &mut taken));
     }
     names
+}
+
+/// `stem.ENDING`, or the first `stem-N.ENDING` none of whose files has a name that is taken; takes their names.
+fn free_name(stem: &str, format: DiskFormat, size: u64, taken: &mut HashSet<String>) -> String {
+    let mut name = format!("{stem}.{}", format.extension());
+    let mut number = 2u64;
+    loop {
+        let files = file_names(&name, format, size);
+        if files.iter().all(|file| !taken.contains(file)) {
+            taken.extend(files);
+            return name;
+        }
+        name = format!("{stem}-{number}.{}", format.extension());
+        number += 1;
+    }
 }
 
 /// `web1-000002` → `web1`: VMware numbers redo logs with six digits.
@@ -217,6 +223,21 @@ mod tests {
         check("web1", "web1");
         check("a-b-000010", "a-b");
         check("web-00000x", "web-00000x");
+    }
+
+    #[test]
+    fn no_file_of_a_disk_has_the_name_of_another() {
+        let name = |stem: &str, format, taken: &mut HashSet<String>| free_name(stem, format, 3 << 30, taken);
+        let mut taken = HashSet::from(["a.vmdk".to_owned()]);
+        assert_eq!(name("a", DiskFormat::Vmdk, &mut taken), "a-2.vmdk");
+        assert_eq!(name("a", DiskFormat::Vmdk, &mut taken), "a-3.vmdk");
+        // A disk that is called what the data of another would be called.
+        let mut taken = HashSet::new();
+        assert_eq!(name("b-flat", DiskFormat::VmdkFlat, &mut taken), "b-flat.vmdk");
+        assert_eq!(name("b", DiskFormat::VmdkFlat, &mut taken), "b-2.vmdk");
+        let mut taken = HashSet::from(["c-s002.vmdk".to_owned()]);
+        assert_eq!(name("c", DiskFormat::VmdkSplit, &mut taken), "c-2.vmdk");
+        assert!(["c-2.vmdk", "c-2-s001.vmdk", "c-2-s002.vmdk"].iter().all(|file| taken.contains(*file)));
     }
 
     #[test]
