@@ -84,10 +84,8 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         _ if kind.role() == Role::Encrypted => {
             Err(GuestError::Unsupported { feature: format!("{kind} (encrypted by the guest)") })
         }
-        _ => {
-            let _ = disk;
-            Err(GuestError::Unsupported { feature: format!("reading files from {kind}") })
-        }
+        ContentKind::Xfs => Ok(Arc::new(super::xfs::open(Arc::clone(disk))?)),
+        _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }
 }
 

@@ -18,5 +18,6 @@ pub mod tree;
 pub mod view;
 pub mod volumes;
 pub mod window;
+pub mod xfs;
 
 pub use error::GuestError;
