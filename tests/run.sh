@@ -40,21 +40,23 @@ find_missing() {
     need cc gcc libc6-dev
     need python3 python3 python3-venv
     need mkfs.ext4 e2fsprogs
-    need mkfs.xfs xfsprogs
+    need blkid util-linux
+    need cryptsetup cryptsetup-bin
+    need debugfs e2fsprogs
+    need genisoimage genisoimage
+    need losetup mount
     need mkfs.btrfs btrfs-progs
+    need mkfs.exfat exfatprogs
     need mkfs.f2fs f2fs-tools
     need mkfs.vfat dosfstools
-    need mkfs.exfat exfatprogs
+    need mkfs.xfs xfsprogs
     need mkntfs ntfs-3g
     need mksquashfs squashfs-tools
     need mkudffs udftools
-    need genisoimage genisoimage
-    need xorriso xorriso
-    need cryptsetup cryptsetup-bin
     need sfdisk fdisk
     need sgdisk gdisk
-    need blkid util-linux
     need thin_restore thin-provisioning-tools
+    need xorriso xorriso
     need tar tar
     need gzip gzip
     need shellcheck shellcheck

@@ -84,6 +84,7 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         _ if kind.role() == Role::Encrypted => {
             Err(GuestError::Unsupported { feature: format!("{kind} (encrypted by the guest)") })
         }
+        ContentKind::Ext2 | ContentKind::Ext3 | ContentKind::Ext4 => Ok(Arc::new(super::ext::open(Arc::clone(disk))?)),
         ContentKind::Xfs => Ok(Arc::new(super::xfs::open(Arc::clone(disk))?)),
         _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }

@@ -7,6 +7,7 @@
 
 pub mod detect;
 pub mod error;
+pub mod ext;
 pub mod fstab;
 pub mod lvm;
 pub mod machine;

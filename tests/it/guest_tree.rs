@@ -4,9 +4,6 @@
 //! [`fill`] makes an awkward tree in a folder, [`of_folder`] looks at a folder as the kernel shows it, [`of_tree`] at one of
 //! our trees (and checks the laws of [`FileSystem`] on the way), [`compare`] names the first differences.
 
-// Each filesystem's stories use a part of it.
-#![allow(dead_code)]
-
 mod awkward;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,7 +23,7 @@ use abbild::formats::{self, policy::OpenPolicy};
 use abbild::guest::tree::{FileSystem, NodeKind, Time};
 use rustix::fs as sys;
 
-pub(crate) use awkward::{fill, set_attribute};
+pub(crate) use awkward::{fill, noise, set_attribute};
 
 /// Files up to this length are read whole, holes included; longer ones only where there is data.
 const READ_WHOLE_BYTES_MAX: u64 = 32 << 20;
@@ -69,6 +66,7 @@ pub(crate) struct Seen {
 
 /// What a comparison may leave out, where a filesystem or a way of making one cannot have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each filesystem leaves out what it cannot have")]
 pub(crate) enum Field {
     Accessed,
     Changed,
@@ -132,21 +130,6 @@ fn without(seen: &Seen, left_out: &[Field]) -> Seen {
         }
     }
     seen
-}
-
-/// The branch of a tree at and below `path`, as a tree of its own.
-pub(crate) fn below(tree: &Tree, path: &str) -> Tree {
-    let path = path.as_bytes();
-    let inside = |name: &[u8]| {
-        let rest = name.strip_prefix(path)?;
-        (rest.is_empty() || rest[0] == b'/').then(|| rest.strip_prefix(b"/").unwrap_or(rest).to_vec())
-    };
-    tree.iter()
-        .filter_map(|(name, named)| {
-            let first_name = inside(&named.first_name).unwrap_or_else(|| named.first_name.clone());
-            Some((inside(name)?, Named { first_name, node: Rc::clone(&named.node) }))
-        })
-        .collect()
 }
 
 /// Names with their nodes' ids → a tree.
@@ -415,15 +398,30 @@ pub(crate) fn disk(image: &Path) -> Arc<dyn Disk> {
     Arc::new(formats::open_raw(image, &policy).unwrap().disk())
 }
 
-/// Runs a tool that a story needs; returns what it printed.
-#[track_caller]
-pub(crate) fn run(tool: &str, args: &[&str]) -> String {
-    // Tools for filesystems live where an ordinary user does not look.
+/// A tool that a story needs; those for filesystems live where an ordinary user does not look.
+fn command(tool: &str, args: &[&str]) -> std::process::Output {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(tool).args(args).env("PATH", path).output();
-    let output = output.unwrap_or_else(|err| panic!("this story needs {tool}: {err}"));
+    output.unwrap_or_else(|err| panic!("this story needs {tool}: {err}"))
+}
+
+/// Runs a tool; returns what it printed.
+#[track_caller]
+pub(crate) fn run(tool: &str, args: &[&str]) -> String {
+    let output = command(tool, args);
     assert!(output.status.success(), "{tool} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a checker of filesystems, which may say by a status of 1 that it changed something.
+#[track_caller]
+pub(crate) fn run_checker(tool: &str, args: &[&str]) {
+    let output = command(tool, args);
+    assert!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "{tool} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A filesystem of an image file, mounted by the kernel; unmounted when dropped.
@@ -456,6 +454,49 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+// ---- damaged trees --------------------------------------------------------------------------------------------------
+
+/// Asks everything of a tree that may be damaged anywhere. Errors are fine; panics, and answers that break the contract
+/// of [`FileSystem`], are not.
+pub(crate) fn survey(tree: &dyn FileSystem) {
+    const NODES_MAX: usize = 300;
+    const ENTRIES_MAX: usize = 2000;
+    const EXTENTS_MAX: usize = 100;
+    let mut seen = BTreeSet::from([tree.root()]);
+    let mut nodes = vec![tree.root()];
+    let mut buf = vec![0; 20_000];
+    while let Some(node) = nodes.pop() {
+        let Ok(metadata) = tree.metadata(node) else { continue };
+        assert!(metadata.mode <= 0o7777 && metadata.modified.nanoseconds < 1_000_000_000, "{metadata:?}");
+        let _ = tree.extended_attributes(node);
+        let _ = tree.read_link(node);
+        for at in [0, 5000, metadata.size / 2, metadata.size.saturating_sub(100), metadata.size, u64::MAX] {
+            if let Ok(len) = tree.read_at(node, at, &mut buf) {
+                assert_eq!(len as u64, metadata.size.saturating_sub(at).min(buf.len() as u64));
+            }
+        }
+        let mut at = 0;
+        for _ in 0..EXTENTS_MAX {
+            let Ok(Some(extent)) = tree.extent_at(node, at) else { break };
+            assert!(extent.len.0 > 0 && extent.len.0 <= metadata.size - at, "{extent:?} at {at} of {}", metadata.size);
+            at += extent.len.0;
+        }
+        let mut names = Vec::new();
+        let _ = tree.read_directory(node, &mut |entry| {
+            assert!(!entry.name.is_empty() && !entry.name.iter().any(|byte| matches!(byte, 0 | b'/')));
+            names.push(entry.name.to_vec());
+            if seen.len() < NODES_MAX && seen.insert(entry.node) {
+                nodes.push(entry.node);
+            }
+            if names.len() < ENTRIES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        for name in names.iter().step_by(names.len() / 3 + 1) {
+            let _ = tree.lookup(node, name);
+        }
+        let _ = tree.lookup(node, b"no such name");
     }
 }
 
