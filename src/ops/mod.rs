@@ -8,6 +8,7 @@ pub mod check;
 pub mod definition_file;
 pub mod error;
 pub mod event;
+pub mod files;
 pub mod inspect;
 pub mod mount;
 pub mod restore;

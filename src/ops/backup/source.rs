@@ -1,11 +1,13 @@
 //! The source of a backup: the machine's images, open at the chosen level, with a guard over every file of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::capture::guard::FileGuard;
 use crate::capture::offline::{self, OpenedDisk};
+use crate::disk::Disk;
 use crate::formats::{self, Image, OpenPolicy};
-use crate::machine::level::choose;
+use crate::machine::level::{ChosenDisk, ChosenLevel, SnapshotChoice, choose};
 use crate::machine::{Machine, MachineKind, MachineSnapshot};
 use crate::ops::OpsError;
 use crate::ops::backup::BackupOptions;
@@ -41,14 +43,7 @@ impl Source {
     pub fn open(machine: &Machine, options: &BackupOptions) -> Result<Source, OpsError> {
         let chosen = choose(machine, &options.level)?;
         let mut warnings = chosen.warnings.clone();
-        let mut opened = Vec::new();
-        for disk in &chosen.disks {
-            let path = disk.level.image();
-            let policy = policy(machine, path, &options.allowed_folders)?;
-            let as_raw = disk.raw || (options.as_raw && machine.kind != MachineKind::Vmware);
-            let image = if as_raw { formats::open_raw(path, &policy)? } else { formats::open(path, &policy)? };
-            opened.push(OpenedDisk { slot: disk.slot.clone(), image });
-        }
+        let opened = open_all(machine, &chosen, options)?;
         let captured = offline::take(machine, &chosen, opened)?;
         let disks: Vec<SourceDisk> = captured
             .into_iter()
@@ -67,6 +62,31 @@ impl Source {
             chosen.snapshot.and_then(|(uid, _)| machine.snapshots.iter().find(|snapshot| snapshot.uid == uid).cloned());
         Ok(Source { disks, guard, snapshot, warnings })
     }
+}
+
+fn open_all(machine: &Machine, chosen: &ChosenLevel, options: &BackupOptions) -> Result<Vec<OpenedDisk>, OpsError> {
+    let open = |disk: &ChosenDisk| {
+        let path = disk.level.image();
+        let policy = policy(machine, path, &options.allowed_folders)?;
+        let as_raw = disk.raw || (options.as_raw && machine.kind != MachineKind::Vmware);
+        let image = if as_raw { formats::open_raw(path, &policy)? } else { formats::open(path, &policy)? };
+        Ok(OpenedDisk { slot: disk.slot.clone(), image })
+    };
+    chosen.disks.iter().map(open).collect()
+}
+
+/// The disks of `machine` at their newest level, for looking into, and what shows that somebody writes to one of them.
+///
+/// # Errors
+/// [`OpsError`] naming the disk's file.
+pub fn current_disks(
+    machine: &Machine,
+    options: &BackupOptions,
+) -> Result<(Vec<Arc<dyn Disk>>, Option<String>), OpsError> {
+    let chosen = choose(machine, &SnapshotChoice::Current)?;
+    let opened = open_all(machine, &chosen, options)?;
+    let in_use = opened.iter().find_map(|disk| offline::written_to(machine, &disk.image));
+    Ok((opened.iter().map(|disk| Arc::new(disk.image.disk()) as Arc<dyn Disk>).collect(), in_use))
 }
 
 /// Which files the images of `machine` may make us open.
