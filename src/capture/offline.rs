@@ -57,7 +57,7 @@ pub fn take(
     });
     let captured: Vec<CapturedDisk> = captured.collect();
     for disk in captured.iter().filter(|disk| !disk.frozen) {
-        if let Some(why) = written_to(machine, disk) {
+        if let Some(why) = written_to(machine, &disk.image) {
             let (machine, kind, snapshots) = (machine.name.clone(), machine.kind, frozen_levels(machine));
             return Err(CaptureError::InUse { machine, kind, why, snapshots });
         }
@@ -73,8 +73,8 @@ fn bottom_of(mut image: Image) -> (Image, bool) {
 }
 
 /// What shows that somebody writes to the newest layer of a disk.
-fn written_to(machine: &Machine, disk: &CapturedDisk) -> Option<String> {
-    let newest = disk.image.layers.first()?;
+pub fn written_to(machine: &Machine, image: &Image) -> Option<String> {
+    let newest = image.layers.first()?;
     let flagged = newest.in_use.as_ref().map(|why| format!("{}: {why}", newest.path.display()));
     machine.running.clone().or(flagged)
 }

@@ -8,7 +8,9 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
-use super::{backup, check, generated, index, init, inspect, key, list, mount, restore, show, terminal};
+use super::{
+    backup, cat, check, cp, diff, find, generated, index, init, inspect, key, list, ls, mount, restore, show, terminal,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -138,6 +140,16 @@ pub enum Verb {
     Mount(mount::MountArguments),
     /// End a mount
     Umount(mount::UmountArguments),
+    /// List files in guests
+    Ls(ls::Arguments),
+    /// Print files in guests
+    Cat(cat::Arguments),
+    /// Copy files out of guests
+    Cp(cp::Arguments),
+    /// Search files in guests
+    Find(find::Arguments),
+    /// Show which files differ between two backups
+    Diff(diff::Arguments),
     /// Check whether every backup is whole
     Check(check::Arguments),
     /// Describe a disk image, and what is wrong with it

@@ -9,8 +9,10 @@ use crate::capture::CaptureError;
 use crate::disk::DiskError;
 use crate::formats::ImageError;
 use crate::formats::sink::TargetError;
+use crate::guest::GuestError;
 use crate::machine::MachineError;
 use crate::ops::OpsError;
+use crate::ops::files::FilesError;
 use crate::repo::RepoError;
 use crate::repo::store::StoreError;
 use crate::serve::fuse::umount::UmountError;
@@ -113,6 +115,14 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
         return failed(super::mount::hint(error));
     }
     // Errors that only pass another one on do not show it as their cause: look inside.
+    match link.downcast_ref::<FilesError>() {
+        Some(FilesError::Ops(error)) => return of_link(error),
+        Some(error) => return of_files(error),
+        None => {}
+    }
+    if let Some(error) = link.downcast_ref::<GuestError>() {
+        return of_guest(error);
+    }
     match link.downcast_ref::<OpsError>() {
         Some(OpsError::Machine(error)) => return of_machine(error),
         Some(OpsError::Image(error)) => return of_image(error),
@@ -170,6 +180,58 @@ fn of_ops(error: &OpsError) -> Option<Verdict> {
         }
         OpsError::Target { .. } => failed("name another folder, or allow files in it to be replaced: --overwrite"),
         // Their cause may be known.
+        _ => None,
+    }
+}
+
+/// Whether stored data or a guest's filesystem is damaged, so that something could not be read.
+pub fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let links = std::iter::successors(Some(error), |link| (*link).source());
+    links.filter_map(of_link).next().is_some_and(|verdict| verdict.exit == Exit::Damaged)
+}
+
+fn of_files(error: &FilesError) -> Option<Verdict> {
+    let choose = |volumes: &[String], source: &str| match volumes {
+        [] => failed(format!("see what is there: abbild ls --volumes {source}:")),
+        volumes => failed(format!(
+            "name one of {}, as in {source}:{}/PATH\nsee what is on them: abbild ls --volumes {source}:",
+            volumes.join(", "),
+            volumes[0]
+        )),
+    };
+    match error {
+        FilesError::Interrupted => Some(interrupted()),
+        FilesError::WhichVolume { source_name, volumes } | FilesError::Drive { source_name, volumes, .. } => {
+            choose(volumes, source_name)
+        }
+        FilesError::NoVolume { source_name, wanted, volumes } => {
+            let hint = format!("a path in the guest begins with a slash: {source_name}:/{wanted}");
+            let more = choose(volumes, source_name).and_then(|verdict| verdict.hint).unwrap_or_default();
+            failed(format!("{hint}\n{more}"))
+        }
+        FilesError::NoFiles { source_name, .. } | FilesError::Volume { source_name, .. } => choose(&[], source_name),
+        FilesError::Place(_) => Some(Verdict {
+            exit: Exit::Usage,
+            hint: Some("BACKUP:PATH, as in web1@latest:/etc/fstab or disk.qcow2:/etc/fstab".to_owned()),
+        }),
+        FilesError::Directory { place } => failed(format!("see what is in it: abbild ls {place}")),
+        FilesError::Exists { .. } => failed("name another place, or replace it: --overwrite"),
+        FilesError::InTheWay { .. } => failed("copy to another folder, or move it away"),
+        FilesError::Inconsistent { .. } => Some(Verdict { exit: Exit::Damaged, hint: None }),
+        // Their cause says more.
+        _ => None,
+    }
+}
+
+fn of_guest(error: &GuestError) -> Option<Verdict> {
+    match error {
+        GuestError::Corrupt { .. } => Some(Verdict {
+            exit: Exit::Damaged,
+            hint: Some(
+                "the guest's filesystem was damaged when this was taken; an earlier backup may be whole".to_owned(),
+            ),
+        }),
+        GuestError::Disk(error) => of_disk(error),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In here: `arguments` what can be typed · `terminal` what is printed and how · `progress` long work as it goes ·
 //! `interrupt` Ctrl-C · `secret`, `place` how a repository is found and opened · `failure` errors → exit code and
-//! hint · `text`, `table` numbers, times and columns for people · `generated` manual pages and completions.
+//! hint · `guests` places in guests, opened · `output` results that come one by one · `text`, `table` numbers, times and columns for people · `generated` manual pages and completions.
 //! This room alone knows clap, indicatif and anyhow, and it alone prints: results on stdout, all else on stderr.
 //!
 //! A verb takes its arguments and a [`Context`], does its work through `ops`, and gives an [`Exit`] back.
@@ -11,7 +11,9 @@ mod arguments;
 mod exit;
 mod failure;
 mod generated;
+mod guests;
 mod interrupt;
+mod output;
 mod place;
 mod progress;
 mod secret;
@@ -20,12 +22,17 @@ mod terminal;
 mod text;
 
 mod backup;
+mod cat;
 mod check;
+mod cp;
+mod diff;
+mod find;
 mod index;
 mod init;
 mod inspect;
 mod key;
 mod list;
+mod ls;
 mod mount;
 mod restore;
 mod show;
@@ -68,6 +75,11 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Restore(arguments) => restore::run(arguments, context),
         Verb::Mount(arguments) => mount::mount(arguments, context),
         Verb::Umount(arguments) => mount::umount(arguments, context),
+        Verb::Ls(arguments) => ls::run(arguments, context),
+        Verb::Cat(arguments) => cat::run(arguments, context),
+        Verb::Cp(arguments) => cp::run(arguments, context),
+        Verb::Find(arguments) => find::run(arguments, context),
+        Verb::Diff(arguments) => diff::run(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),
         Verb::Index(arguments) => index::run(arguments, context),

@@ -100,6 +100,11 @@ impl<'a> Progress<'a> {
         }
     }
 
+    /// Lets others print while the bar is away.
+    pub fn beside(&self, print: impl FnOnce()) {
+        self.beside_the_bar(print);
+    }
+
     fn beside_the_bar(&self, print: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(print),

@@ -44,6 +44,44 @@ pub fn time_with_zone(instant: jiff::Timestamp) -> String {
     instant.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
+/// The same to the minute, for columns.
+pub fn time_to_the_minute(instant: jiff::Timestamp) -> String {
+    instant.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// A name of a guest's file in one line of printable text, told apart from every other name: `\\`, `\n`, `\x1b` for bytes
+/// that are no text, `\u{202e}` for characters that are not seen or turn the text around.
+pub fn name(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                '\n' => text.push_str("\\n"),
+                '\t' => text.push_str("\\t"),
+                c if c.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c if c.is_control() || is_unseen(c) => text.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The same for what is text already.
+pub fn printable_name(text: &str) -> String {
+    name(text.as_bytes())
+}
+
+/// Characters without a place of their own on the screen: joiners, marks of direction, line separators, tags.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// `web1@2026-11-20T02:15:33`.
 pub fn backup_name(manifest: &Manifest) -> String {
     format!("{}@{}", manifest.machine, time(manifest.instant))
@@ -85,6 +123,21 @@ mod tests {
             [(0, "0.0 s"), (9_940, "9.9 s"), (59_999, "59 s"), (200_000, "3 min 20 s"), (7_500_000, "2 h 05 min")]
         {
             assert_eq!(duration(Duration::from_millis(ms)), expected);
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_harmless_and_told_apart() {
+        for (bytes, expected) in [
+            (&b"plain name"[..], "plain name"),
+            ("b\u{fc}cher \u{65e5}\u{672c} \u{1f980}".as_bytes(), "b\u{fc}cher \u{65e5}\u{672c} \u{1f980}"),
+            (b"new\nline\ttab", "new\\nline\\ttab"),
+            (b"back\\slash \\n", "back\\\\slash \\\\n"),
+            (b"\x1b[31mred\x7f\x00", "\\x1b[31mred\\x7f\\x00"),
+            (b"\xff\xfe \x80", "\\xff\\xfe \\x80"),
+            ("\u{202e}cod.exe\u{9b}\u{200b}".as_bytes(), "\\u{202e}cod.exe\\u{9b}\\u{200b}"),
+        ] {
+            assert_eq!(name(bytes), expected);
         }
     }
 }

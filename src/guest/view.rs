@@ -35,6 +35,7 @@ pub struct MountableVolume {
 /// The guest's own view.
 pub struct GuestView {
     summary: Summary,
+    missing: Vec<String>,
     parts: Vec<Part>,
     /// Directories (by part) that another part lies over.
     covered: HashMap<(usize, NodeId), usize>,
@@ -61,6 +62,7 @@ impl GuestView {
         let first = Part { filesystem: Arc::clone(&root_volume.filesystem), root };
         let mut view = GuestView {
             summary: root_volume.filesystem.summary().clone(),
+            missing: Vec::new(),
             parts: vec![first],
             covered: HashMap::new(),
             trees: RwLock::default(),
@@ -69,6 +71,11 @@ impl GuestView {
         view.note_warnings(root_volume);
         view.mount_all(volumes);
         Some(view)
+    }
+
+    /// What the guest mounts and this view does not show, and why; also among the summary's warnings.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
     }
 
     fn mount_all(&mut self, volumes: &[MountableVolume]) {
@@ -80,6 +87,7 @@ impl GuestView {
             let placed = self.mount(volumes, &mount.device, &mount.folder, mount.subvolume.as_deref());
             if let Err(reason) = placed {
                 let warning = format!("{} is not shown at {}: {reason}", mount.device, mount.folder);
+                self.missing.push(warning.clone());
                 self.summary.warnings.push(warning);
             }
         }

@@ -9,6 +9,7 @@ pub mod definition_file;
 mod digest;
 pub mod error;
 pub mod event;
+pub mod files;
 pub mod inspect;
 pub mod machines;
 pub mod mount;

@@ -121,7 +121,7 @@ fn libvirt_is_asked_for_a_machine() {
     comes_back(&stage, "web1", &[("vda", &system), ("vdb", &data)]);
     stage.run(&["restore", "web1", "--to", "whole", "--format", "raw"]).ok();
     assert_eq!(
-        fs::read(stage.path("whole/web1.xml")).unwrap(),
+        fs::read(stage.path("whole/web1.xml.orig")).unwrap(),
         fs::read(stage.path("qemu/web1.xml")).unwrap(),
         "what libvirt told is kept"
     );

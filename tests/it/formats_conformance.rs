@@ -163,6 +163,7 @@ fn conformance_of_every_format_in_every_shape() {
         "vhd differencing",
         "written by us: Sparse",
         "written by us: Stream",
+        "written by us: Split",
         "written by us: Vhd",
         "written by us: VhdFixed",
     ];

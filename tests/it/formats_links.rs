@@ -91,7 +91,11 @@ fn hosted(folder: &Path, model: &Model, link: Link) -> PathBuf {
     };
     match link {
         Link::Sound => {}
-        Link::OtherIdentity => rewrite(&base, &format!("CID={}", id(&base)), "CID=0badf00d"),
+        Link::OtherIdentity => {
+            // QEMU writes no leading zeros.
+            let own = u32::from_str_radix(&id(&base), 16).unwrap();
+            rewrite(&base, &format!("CID={own:x}\n"), "CID=0badf00d\n");
+        }
         Link::Missing => fs::remove_file(base).unwrap(),
         Link::Circle => {
             let lines = format!("parentCID={}\nparentFileNameHint=\"2.vmdk\"", id(&top));

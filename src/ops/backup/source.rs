@@ -1,10 +1,12 @@
 //! The source of a backup: the machine's images, open at the chosen level, with a guard over every file of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::capture::guard::FileGuard;
 use crate::capture::offline::{self, OpenedDisk};
 use crate::capture::writers;
+use crate::disk::Disk;
 use crate::formats::{self, Image, OpenPolicy, qcow2};
 use crate::machine::level::{ChosenLevel, SnapshotChoice, choose};
 use crate::machine::{Machine, MachineError, MachineKind, MachineSnapshot};
@@ -46,28 +48,7 @@ impl Source {
     pub fn open(machine: &Machine, options: &BackupOptions) -> Result<Source, OpsError> {
         let (chosen, internal_snapshot) = level(machine, options)?;
         let mut warnings = chosen.warnings.clone();
-        let mut opened = Vec::new();
-        for disk in &chosen.disks {
-            let path = disk.level.image();
-            let policy = policy(machine, path, &options.allowed_folders)?;
-            let as_raw = disk.raw || (options.as_raw && is_without_definition(machine));
-            let mut image = match &internal_snapshot {
-                Some(name) => qcow2::open_snapshot(path, qcow2::Selector::Name(name), &policy)?,
-                None if as_raw => formats::open_raw(path, &policy)?,
-                None => formats::open(path, &policy)?,
-            };
-            if !as_raw && has_formats(machine) && image.layers.first().is_some_and(|layer| layer.variant == "raw") {
-                warnings.push(format!(
-                    "{}: the definition does not call {} raw, but it has no header of any format: it is read as raw",
-                    disk.slot,
-                    path.display()
-                ));
-            }
-            if let Some(newest) = image.layers.first_mut().filter(|newest| newest.in_use.is_none()) {
-                newest.in_use = writers::of(&newest.files);
-            }
-            opened.push(OpenedDisk { slot: disk.slot.clone(), image });
-        }
+        let opened = open_all(machine, &chosen, internal_snapshot.as_deref(), options, &mut warnings)?;
         let captured = offline::take(machine, &chosen, opened)?;
         let disks: Vec<SourceDisk> = captured
             .into_iter()
@@ -128,6 +109,53 @@ fn is_without_definition(machine: &Machine) -> bool {
 /// Whether the definition of `machine` says of each image whether it is raw.
 fn has_formats(machine: &Machine) -> bool {
     matches!(machine.kind, MachineKind::Libvirt | MachineKind::Proxmox)
+}
+
+/// Opens every disk of the level; of an image with internal snapshots, the one that is named.
+fn open_all(
+    machine: &Machine,
+    chosen: &ChosenLevel,
+    internal_snapshot: Option<&str>,
+    options: &BackupOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<OpenedDisk>, OpsError> {
+    let mut opened = Vec::new();
+    for disk in &chosen.disks {
+        let path = disk.level.image();
+        let policy = policy(machine, path, &options.allowed_folders)?;
+        let as_raw = disk.raw || (options.as_raw && is_without_definition(machine));
+        let mut image = match internal_snapshot {
+            Some(name) => qcow2::open_snapshot(path, qcow2::Selector::Name(name), &policy)?,
+            None if as_raw => formats::open_raw(path, &policy)?,
+            None => formats::open(path, &policy)?,
+        };
+        if !as_raw && has_formats(machine) && image.layers.first().is_some_and(|layer| layer.variant == "raw") {
+            warnings.push(format!(
+                "{}: the definition does not call {} raw, but it has no header of any format: it is read as raw",
+                disk.slot,
+                path.display()
+            ));
+        }
+        if let Some(newest) = image.layers.first_mut().filter(|newest| newest.in_use.is_none()) {
+            newest.in_use = writers::of(&newest.files);
+        }
+        opened.push(OpenedDisk { slot: disk.slot.clone(), image });
+    }
+    Ok(opened)
+}
+
+/// The disks of `machine` at their newest level, for looking into, and what shows that somebody writes to one of them.
+///
+/// # Errors
+/// [`OpsError`] naming the disk's file.
+pub fn current_disks(
+    machine: &Machine,
+    options: &BackupOptions,
+) -> Result<(Vec<Arc<dyn Disk>>, Option<String>), OpsError> {
+    let chosen = choose(machine, &SnapshotChoice::Current)?;
+    let opened = open_all(machine, &chosen, None, options, &mut Vec::new())?;
+    let in_use = opened.iter().find_map(|disk| offline::written_to(machine, &disk.image));
+    Ok((opened.iter().map(|disk| Arc::new(disk.image.disk()) as Arc<dyn Disk>).collect(), in_use))
 }
 
 /// Which files the images of `machine` may make us open.
