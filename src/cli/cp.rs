@@ -130,7 +130,7 @@ fn open(
         let last = if recursive { LastLink::Keep } else { LastLink::Follow };
         let found = source.find(&place, last)?;
         let metadata = found.filesystem.metadata(found.node);
-        let metadata = metadata.map_err(|source| FilesError::Node { place: found.shown(b""), source })?;
+        let metadata = metadata.map_err(|source| FilesError::node(found.shown(b""), source))?;
         let is_folder = metadata.kind == NodeKind::Directory;
         if is_folder && !recursive {
             let message = format!("{} is a directory", text::name(text.as_bytes()));
@@ -210,7 +210,7 @@ impl Ended {
             directories,
             count(copied.symlinks, "link"),
             count(copied.hard_links, "further name"),
-            count(copied.specials, "device or the like"),
+            count(copied.specials, "special file"),
         ]
         .into_iter()
         .flatten()

@@ -10,6 +10,7 @@ use crate::disk::DiskError;
 use crate::formats::ImageError;
 use crate::formats::sink::TargetError;
 use crate::guest::GuestError;
+use crate::guest::path::PathError;
 use crate::machine::MachineError;
 use crate::ops::OpsError;
 use crate::ops::files::FilesError;
@@ -120,7 +121,12 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
         Some(error) => return of_files(error),
         None => {}
     }
-    if let Some(error) = link.downcast_ref::<GuestError>() {
+    let boxed = link.downcast_ref::<Box<GuestError>>().map(AsRef::as_ref);
+    if let Some(error) = boxed.or_else(|| link.downcast_ref::<GuestError>()) {
+        return of_guest(error);
+    }
+    // A path that met damage passes that on.
+    if let Some(PathError::Guest(error)) = link.downcast_ref::<Box<PathError>>().map(AsRef::as_ref) {
         return of_guest(error);
     }
     match link.downcast_ref::<OpsError>() {

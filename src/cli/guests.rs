@@ -100,15 +100,17 @@ impl<'g> Guests<'g> {
         Ok(Source::of_file(&name, path, &options).map_err(FilesError::from)?)
     }
 
-    /// Tells what the tree that was found does not show. Whether that makes the result less than was asked for.
+    /// Tells what is odd about the tree that was found; if all of it counts, also what it does not show. Whether that makes
+    /// the result less than was asked for.
     pub fn tell_missing(&self, found: &Found, whole_tree: bool) -> bool {
         let terminal = self.context.terminal;
-        if !whole_tree {
-            found.filesystem.summary().warnings.iter().for_each(|warning| terminal.detail(warning));
-            return false;
+        let is_missing = |warning: &&String| found.missing.iter().any(|missing| missing.warning == **warning);
+        let (missing, odd): (Vec<_>, Vec<_>) = found.filesystem.summary().warnings.iter().partition(is_missing);
+        odd.iter().for_each(|warning| terminal.detail(warning));
+        if whole_tree {
+            missing.iter().for_each(|warning| terminal.warn(warning));
         }
-        found.filesystem.summary().warnings.iter().for_each(|warning| terminal.warn(warning));
-        !found.missing.is_empty()
+        whole_tree && !missing.is_empty()
     }
 }
 

@@ -111,8 +111,7 @@ impl Lister<'_> {
     fn show(&mut self, is_first: bool, has_title: bool) -> anyhow::Result<ControlFlow<()>> {
         let filesystem = self.found.filesystem.as_ref();
         let start = self.found.node;
-        let metadata =
-            filesystem.metadata(start).map_err(|source| FilesError::Node { place: self.found.shown(b""), source })?;
+        let metadata = filesystem.metadata(start).map_err(|source| FilesError::node(self.found.shown(b""), source))?;
         if metadata.kind != NodeKind::Directory || self.arguments.directory {
             let name = self.found.place_of(b"");
             return self.print(vec![(name, Vec::new(), start, metadata)]);
@@ -165,14 +164,14 @@ impl Lister<'_> {
                 }
                 Err(source) => {
                     let place = self.found.shown(&path);
-                    self.outcome.left_out(self.context, &FilesError::Node { place, source });
+                    self.outcome.left_out(self.context, &FilesError::node(place, source));
                 }
             }
         }
         let flow = self.print(nodes)?;
         if let Some(source) = listing.fault {
             let place = self.found.shown(&folder.path);
-            self.outcome.left_out(self.context, &FilesError::Node { place, source });
+            self.outcome.left_out(self.context, &FilesError::node(place, source));
         }
         Ok((flow, below))
     }

@@ -40,6 +40,8 @@ pub struct Mount {
     pub folder: String,
     /// The btrfs subvolume named by `subvol=`, without a leading slash.
     pub subvolume: Option<String>,
+    /// Mounted only when somebody asks for it (`noauto`): a drive for CDs, a stick.
+    pub on_demand: bool,
 }
 
 /// The mounts that a file names, in an order in which each finds its folder: parents first.
@@ -62,7 +64,8 @@ fn mount(line: &str) -> Option<Mount> {
     }
     let subvolume = options.split(',').find_map(|option| option.strip_prefix("subvol="));
     let subvolume = subvolume.map(|name| unescaped(name).trim_matches('/').to_owned());
-    Some(Mount { device, folder, subvolume: subvolume.filter(|name| !name.is_empty()) })
+    let on_demand = options.split(',').any(|option| option == "noauto");
+    Some(Mount { device, folder, subvolume: subvolume.filter(|name| !name.is_empty()), on_demand })
 }
 
 /// Spaces and the like stand as `\` and three octal digits.
@@ -160,17 +163,20 @@ mod tests {
             server:/x /mnt nfs defaults 0 0\n\
             /srv/a /srv/b none bind 0 0\n\
             LABEL=EFI /boot/efi vfat\n\
+            /dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n\
             broken\n";
         let mount = |device: &str, folder: &str, subvolume: Option<&str>| Mount {
             device: device.to_owned(),
             folder: folder.to_owned(),
             subvolume: subvolume.map(str::to_owned),
+            on_demand: device == "/dev/sr0",
         };
         let expected = [
             mount("UUID=cc", "/", Some("@rootfs")),
             mount("UUID=aa-bb", "/home/data disk", None),
             mount("/dev/mapper/vg0-var--log", "/var/log", None),
             mount("LABEL=EFI", "/boot/efi", None),
+            mount("/dev/sr0", "/media/cdrom0", None),
         ];
         assert_eq!(mounts(text), expected);
     }

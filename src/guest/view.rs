@@ -32,10 +32,19 @@ pub struct MountableVolume {
     pub filesystem: Arc<dyn FileSystem>,
 }
 
+/// A volume that the guest mounts and the view does not show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Where the guest mounts it.
+    pub folder: String,
+    /// What is missing and why, for people.
+    pub warning: String,
+}
+
 /// The guest's own view.
 pub struct GuestView {
     summary: Summary,
-    missing: Vec<String>,
+    missing: Vec<Missing>,
     parts: Vec<Part>,
     /// Directories (by part) that another part lies over.
     covered: HashMap<(usize, NodeId), usize>,
@@ -74,7 +83,7 @@ impl GuestView {
     }
 
     /// What the guest mounts and this view does not show, and why; also among the summary's warnings.
-    pub fn missing(&self) -> &[String] {
+    pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
 
@@ -85,9 +94,10 @@ impl GuestView {
                 continue;
             }
             let placed = self.mount(volumes, &mount.device, &mount.folder, mount.subvolume.as_deref());
-            if let Err(reason) = placed {
+            // Nobody misses the drive for CDs.
+            if let Some(reason) = placed.err().filter(|_| !mount.on_demand) {
                 let warning = format!("{} is not shown at {}: {reason}", mount.device, mount.folder);
-                self.missing.push(warning.clone());
+                self.missing.push(Missing { folder: mount.folder.clone(), warning: warning.clone() });
                 self.summary.warnings.push(warning);
             }
         }

@@ -47,6 +47,7 @@ mod guest_detect;
 mod guest_ext;
 mod guest_ext_damage;
 mod guest_ext_journal;
+mod guest_files;
 mod guest_inspect;
 mod guest_lvm;
 mod guest_partitions;

@@ -25,7 +25,7 @@ use crate::repo::intake::{self, Committed, Counters, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
 use plan::Earlier;
 use source::Source;
-pub use source::current_disks;
+pub use source::{CurrentDisks, current_disks};
 
 /// What a backup is asked to do.
 #[derive(Clone, Debug)]

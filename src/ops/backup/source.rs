@@ -144,18 +144,24 @@ fn open_all(
     Ok(opened)
 }
 
-/// The disks of `machine` at their newest level, for looking into, and what shows that somebody writes to one of them.
+/// A machine's disks at their newest level, for looking into.
+pub struct CurrentDisks {
+    /// In the machine's order.
+    pub disks: Vec<Arc<dyn Disk>>,
+    /// What shows that somebody writes to one of them.
+    pub in_use: Option<String>,
+}
+
+/// The disks of `machine` at their newest level, whoever writes to them.
 ///
 /// # Errors
 /// [`OpsError`] naming the disk's file.
-pub fn current_disks(
-    machine: &Machine,
-    options: &BackupOptions,
-) -> Result<(Vec<Arc<dyn Disk>>, Option<String>), OpsError> {
+pub fn current_disks(machine: &Machine, options: &BackupOptions) -> Result<CurrentDisks, OpsError> {
     let chosen = choose(machine, &SnapshotChoice::Current)?;
     let opened = open_all(machine, &chosen, None, options, &mut Vec::new())?;
     let in_use = opened.iter().find_map(|disk| offline::written_to(machine, &disk.image));
-    Ok((opened.iter().map(|disk| Arc::new(disk.image.disk()) as Arc<dyn Disk>).collect(), in_use))
+    let disks = opened.iter().map(|disk| Arc::new(disk.image.disk()) as Arc<dyn Disk>).collect();
+    Ok(CurrentDisks { disks, in_use })
 }
 
 /// Which files the images of `machine` may make us open.

@@ -13,6 +13,11 @@ pub const PIECE_BYTES: usize = 1 << 20;
 /// Bytes read at once where a piece could not be: so much is lost before the damage at most.
 const SMALL_BYTES: usize = 4096;
 
+/// Takes content in order; breaks when it wants no more.
+pub type TakeBytes<'t> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, FilesError> + 't;
+/// Takes data with its position in the file.
+pub type TakeData<'t> = dyn FnMut(u64, &[u8]) -> Result<(), FilesError> + 't;
+
 /// What of a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream<'s> {
@@ -40,8 +45,7 @@ impl Readable<'_> {
     /// [`FilesError::Directory`], [`FilesError::NoFile`].
     pub fn check_kind(&self) -> Result<(), FilesError> {
         let place = || self.place.to_owned();
-        let metadata =
-            self.filesystem.metadata(self.node).map_err(|source| FilesError::Node { place: place(), source })?;
+        let metadata = self.filesystem.metadata(self.node).map_err(|source| FilesError::node(place(), source))?;
         match metadata.kind {
             NodeKind::File => Ok(()),
             NodeKind::Directory => Err(FilesError::Directory { place: place() }),
@@ -57,7 +61,7 @@ impl Readable<'_> {
         &self,
         stream: Stream<'_>,
         control: Control<'_>,
-        write: &mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>, FilesError>,
+        write: &mut TakeBytes<'_>,
     ) -> Result<u64, FilesError> {
         let mut buf = vec![0; PIECE_BYTES];
         let (mut at, mut piece) = (0, PIECE_BYTES);
@@ -89,12 +93,7 @@ impl Readable<'_> {
     ///
     /// # Errors
     /// As [`Readable::read_all`].
-    pub fn read_data(
-        &self,
-        size: u64,
-        control: Control<'_>,
-        write: &mut dyn FnMut(u64, &[u8]) -> Result<(), FilesError>,
-    ) -> Result<(), FilesError> {
+    pub fn read_data(&self, size: u64, control: Control<'_>, write: &mut TakeData<'_>) -> Result<(), FilesError> {
         let mut buf = vec![0; usize::try_from(size).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)];
         self.data_runs(size, &mut |start, end| {
             let mut at = start;
@@ -140,6 +139,6 @@ impl Readable<'_> {
     }
 
     fn broken(&self, good: u64, source: GuestError) -> FilesError {
-        FilesError::Content { place: self.place.to_owned(), good, source }
+        FilesError::content(self.place.to_owned(), good, source)
     }
 }

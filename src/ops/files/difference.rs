@@ -301,7 +301,7 @@ impl<'c> Work<'_, 'c> {
             .into_iter()
             .map(|(side, source)| {
                 let tree = if side { new_tree } else { old_tree };
-                FilesError::Node { place: tree.shown(&self.path), source }
+                FilesError::node(tree.shown(&self.path), source)
             })
             .collect();
         let wanted = match self.comparison.contents {
@@ -341,7 +341,7 @@ impl<'c> Work<'_, 'c> {
             }
             let read = |file: &Readable<'_>, buf: &mut [u8]| {
                 let read = file.filesystem.read_at(file.node, at, buf);
-                read.map_err(|source| FilesError::Content { place: file.place.to_owned(), good: at, source })
+                read.map_err(|source| FilesError::content(file.place.to_owned(), at, source))
             };
             let (len, other) = (read(&old, &mut left)?, read(&new, &mut right)?);
             if left[..len] != right[..other] {
@@ -373,7 +373,7 @@ impl<'c> Work<'_, 'c> {
     fn unreadable(&mut self, tree: &Found, error: Option<crate::guest::GuestError>) {
         if let Some(source) = error {
             let place = tree.shown(&self.path);
-            let _ = self.unreadable_error(&FilesError::Node { place, source });
+            let _ = self.unreadable_error(&FilesError::node(place, source));
         }
     }
 
@@ -398,5 +398,73 @@ fn differ<T: PartialEq>(
             faults.extend(old.err().map(|error| (false, error)));
             faults.extend(new.err().map(|error| (true, error)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::guest::memory::MemoryTree;
+    use crate::ops::event::Silent;
+
+    #[track_caller]
+    fn check(before: &[(&str, &str)], after: &[(&str, &str)], contents: Contents, expected: &[&str], changed: u64) {
+        let found = |files| {
+            let tree = MemoryTree::new(files);
+            Found { place: b"m:".to_vec(), node: tree.root(), filesystem: Arc::new(tree), missing: Vec::new() }
+        };
+        let (before, after) = (found(before), found(after));
+        let mut told = Vec::new();
+        let interrupt = AtomicBool::new(false);
+        let counts = Comparison {
+            before: Some(&before),
+            after: Some(&after),
+            contents,
+            control: Control { events: &Silent, interrupt: &interrupt },
+            differs: &mut |difference| {
+                let mark = match (difference.before, difference.after) {
+                    (None, _) => "+".to_owned(),
+                    (_, None) => "-".to_owned(),
+                    _ => format!("{:?}", difference.aspects),
+                };
+                told.push(format!("{mark} {}", String::from_utf8_lossy(difference.path)));
+                Ok(ControlFlow::Continue(()))
+            },
+            fault: &mut |error| panic!("{error}"),
+        }
+        .run()
+        .unwrap();
+        assert_eq!(told, expected);
+        assert_eq!((counts.changed, counts.unreadable), (changed, 0));
+    }
+
+    #[test]
+    fn trees_side_by_side() {
+        let before =
+            [("/a", "1"), ("/b/x", "1"), ("/b/y", "1"), ("/c", "-> a"), ("/d/e/f", "1"), ("/g", "1"), ("/z", "1")];
+        let after = [
+            ("/a", "1"),
+            ("/b/x", "22"),
+            ("/b/y", "2"),
+            ("/b/z", "1"),
+            ("/c", "-> b"),
+            ("/d", "1"),
+            ("/h/i", "1"),
+            ("/z", "1"),
+        ];
+        let told = ["[Size] /b/x", "+ /b/z", "[Kind] /d", "- /d/e", "- /d/e/f", "- /g", "+ /h", "+ /h/i"];
+        // The nodes have the same numbers and times: nothing says that the link and /b/y are others.
+        check(&before, &after, Contents::None, &told, 2);
+        check(&before, &before, Contents::All, &[], 0);
+        let same_nodes = [("/a", "1"), ("/b", "2")];
+        check(&same_nodes, &[("/a", "1"), ("/b", "3")], Contents::None, &[], 0);
+        check(&same_nodes, &[("/a", "1"), ("/b", "3")], Contents::All, &["[Content] /b"], 1);
+        // Other numbers: links are looked at, and contents where they are asked for.
+        let (one, other) = ([("/x", "1"), ("/b", "2"), ("/l", "-> b")], [("/b", "3"), ("/l", "-> x"), ("/x", "1")]);
+        check(&one, &other, Contents::None, &["[Target] /l"], 1);
+        check(&one, &other, Contents::Changed, &["[Content] /b", "[Target] /l"], 2);
     }
 }

@@ -67,7 +67,7 @@ pub enum FilesError {
         /// What was asked for.
         place: String,
         /// Why it leads nowhere.
-        source: PathError,
+        source: Box<PathError>,
     },
     /// A node could not be read.
     #[error("cannot read {place}")]
@@ -75,7 +75,7 @@ pub enum FilesError {
         /// Which.
         place: String,
         /// What its filesystem said.
-        source: GuestError,
+        source: Box<GuestError>,
     },
     /// A file's content could not be read to its end.
     #[error("cannot read {place}: only its first {good} bytes are good")]
@@ -85,7 +85,7 @@ pub enum FilesError {
         /// Bytes before the place that could not be read.
         good: u64,
         /// What its filesystem said.
-        source: GuestError,
+        source: Box<GuestError>,
     },
     /// A directory where a file is needed.
     #[error("{place} is a directory")]
@@ -143,6 +143,21 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    /// A path that leads nowhere.
+    pub fn path(place: String, source: PathError) -> FilesError {
+        FilesError::Path { place, source: Box::new(source) }
+    }
+
+    /// A node that cannot be read.
+    pub fn node(place: String, source: GuestError) -> FilesError {
+        FilesError::Node { place, source: Box::new(source) }
+    }
+
+    /// Content that cannot be read beyond its first `good` bytes.
+    pub fn content(place: String, good: u64, source: GuestError) -> FilesError {
+        FilesError::Content { place, good, source: Box::new(source) }
+    }
+
     /// Whether the work as a whole has to end: the next file would fail as this one did, or nobody wants it.
     pub fn ends_work(&self) -> bool {
         match self {

@@ -9,6 +9,7 @@ use super::source::Source;
 use crate::guest::detect::Role;
 use crate::guest::path::{LastLink, PathError, resolve};
 use crate::guest::tree::{FileSystem, NodeId};
+use crate::guest::view::Missing;
 
 /// A node that a place leads to.
 pub struct Found {
@@ -18,8 +19,16 @@ pub struct Found {
     pub filesystem: Arc<dyn FileSystem>,
     /// The node.
     pub node: NodeId,
-    /// Volumes that the guest mounts and that are not shown, and why.
-    pub missing: Vec<String>,
+    /// Volumes that the guest mounts at or below this node and that are not shown.
+    pub missing: Vec<Missing>,
+}
+
+/// The tree that a place is in.
+struct Tree<'p> {
+    filesystem: Arc<dyn FileSystem>,
+    /// The path there.
+    path: &'p [u8],
+    missing: Vec<Missing>,
 }
 
 impl Found {
@@ -58,10 +67,9 @@ impl Source {
     /// # Errors
     /// [`FilesError::WhichVolume`] if a path could be on any of several volumes; else why it leads nowhere.
     pub fn find(&self, place: &Place, last: LastLink) -> Result<Found, FilesError> {
-        let (filesystem, path, missing) = self.tree(&place.inside)?;
+        let Tree { filesystem, path, missing } = self.tree(&place.inside)?;
         let shown = || String::from_utf8_lossy(&place.plain()).into_owned();
-        let node =
-            resolve(filesystem.as_ref(), path, last).map_err(|source| FilesError::Path { place: shown(), source })?;
+        let node = resolve(filesystem.as_ref(), path, last).map_err(|source| FilesError::path(shown(), source))?;
         Ok(Found { place: place.plain(), filesystem, node, missing })
     }
 
@@ -72,9 +80,7 @@ impl Source {
     pub fn find_if_there(&self, place: &Place, last: LastLink) -> Result<Option<Found>, FilesError> {
         match self.find(place, last) {
             Ok(found) => Ok(Some(found)),
-            Err(FilesError::Path { source: PathError::NotFound { .. } | PathError::NoDirectory { .. }, .. }) => {
-                Ok(None)
-            }
+            Err(FilesError::Path { source, .. }) if leads_to_nothing(&source) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -85,17 +91,18 @@ impl Source {
     }
 
     /// The tree that a place is in, the path there, and what the tree does not show.
-    fn tree<'p>(&self, inside: &'p Inside) -> Result<(Arc<dyn FileSystem>, &'p [u8], Vec<String>), FilesError> {
+    fn tree<'p>(&self, inside: &'p Inside) -> Result<Tree<'p>, FilesError> {
         match inside {
             Inside::View(path) => {
                 if let Some(view) = self.guest.view() {
-                    let missing = view.missing().to_vec();
-                    return Ok((view, path, missing));
+                    let mut missing = view.missing().to_vec();
+                    missing.retain(|missing| is_below(missing.folder.as_bytes(), path));
+                    return Ok(Tree { filesystem: view, path, missing });
                 }
                 let names: Vec<&str> = self.guest.names().collect();
                 match names.as_slice() {
                     [] => Err(self.no_files()),
-                    [only] => Ok((self.volume(only)?, path, Vec::new())),
+                    [only] => Ok(Tree { filesystem: self.volume(only)?, path, missing: Vec::new() }),
                     _ => {
                         let source_name = self.name.clone();
                         Err(FilesError::WhichVolume { source_name, volumes: self.volumes_with_files() })
@@ -104,7 +111,7 @@ impl Source {
             }
             Inside::Volume(text) => {
                 let (name, path) = self.split(text)?;
-                Ok((self.volume(&name)?, path, Vec::new()))
+                Ok(Tree { filesystem: self.volume(&name)?, path, missing: Vec::new() })
             }
             Inside::Drive(letter, _) => {
                 let (source_name, volumes) = (self.name.clone(), self.volumes_with_files());
@@ -152,5 +159,36 @@ impl Source {
         let unavailable = volumes.unavailable.iter().map(|volume| format!("{}: {}", volume.name, volume.reason));
         let reasons = encrypted.chain(unavailable).chain(volumes.faults.iter().cloned()).collect();
         FilesError::NoFiles { source_name: self.name.clone(), reasons }
+    }
+}
+
+fn leads_to_nothing(error: &PathError) -> bool {
+    matches!(error, PathError::NotFound { .. } | PathError::NoDirectory { .. })
+}
+
+/// Whether `folder` is `path` or below it, by their names.
+fn is_below(folder: &[u8], path: &[u8]) -> bool {
+    let steps = |path| <[u8]>::split(path, |byte| *byte == b'/').filter(|step| !step.is_empty() && *step != b".");
+    let mut folder = steps(folder);
+    steps(path).all(|step| folder.next() == Some(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_below_a_path() {
+        for (folder, path, below) in [
+            ("/home", "", true),
+            ("/home", "/", true),
+            ("/home", "/home/", true),
+            ("/srv/www", "//srv/.", true),
+            ("/home", "/home/anna", false),
+            ("/homes", "/home", false),
+            ("/", "/etc", false),
+        ] {
+            assert_eq!(is_below(folder.as_bytes(), path.as_bytes()), below, "{folder} {path}");
+        }
     }
 }

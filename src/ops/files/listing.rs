@@ -130,7 +130,7 @@ impl Walk<'_> {
         }
         let metadata = match self.start.filesystem.metadata(node) {
             Ok(metadata) => metadata,
-            Err(source) => return self.fault(|place| FilesError::Node { place, source }),
+            Err(source) => return self.fault(|place| FilesError::node(place, source)),
         };
         let way = (self.visit)(Step::Node(Item { path: &self.path, depth, node, metadata: &metadata }))?;
         if way != Way::Into || metadata.kind != NodeKind::Directory {
@@ -163,7 +163,7 @@ impl Walk<'_> {
             }
         }
         match fault {
-            Some(source) => self.fault(|place| FilesError::Node { place, source }),
+            Some(source) => self.fault(|place| FilesError::node(place, source)),
             None => Ok(Way::Into),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::guest::machine::GuestMachine;
-use crate::ops::backup::{self, BackupOptions};
+use crate::ops::backup::{self, BackupOptions, CurrentDisks};
 use crate::ops::mount::opened_disks;
 use crate::ops::{OpsError, worker_count};
 use crate::repo::Repository;
@@ -48,7 +48,7 @@ impl Source {
     /// [`OpsError`] naming the file.
     pub fn of_file(name: &str, path: &Path, options: &BackupOptions) -> Result<Source, OpsError> {
         let machine = crate::ops::machines::read(path)?;
-        let (disks, in_use) = backup::current_disks(&machine, options)?;
+        let CurrentDisks { disks, in_use } = backup::current_disks(&machine, options)?;
         let mut warnings = machine.warnings.clone();
         if let Some(why) = in_use {
             warnings.push(format!("{name} is in use ({why}): what is read may be damaged or of several moments"));

@@ -195,7 +195,7 @@ impl<'c> Copy<'c> {
             NodeKind::File => self.file(&node)?,
             NodeKind::Symlink => {
                 let target = filesystem.read_link(item.node);
-                let target = target.map_err(|source| FilesError::Node { place: place.clone(), source })?;
+                let target = target.map_err(|source| FilesError::node(place.clone(), source))?;
                 self.sink.symlink(&node, &target)?;
                 self.copied.symlinks += 1;
             }

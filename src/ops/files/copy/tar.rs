@@ -122,7 +122,7 @@ impl<W: Write> TarSink<W> {
     fn sparse(&mut self, node: &Node<'_>, runs: &[(u64, u64)], control: Control<'_>) -> Result<(), FilesError> {
         let size = node.metadata.size;
         verify(node, control)?;
-        let map = sparse_map(runs);
+        let map = sparse_map(runs, size);
         let stored = runs.iter().map(|(start, end)| end - start).sum::<u64>() + map.len() as u64;
         let (folder, name) = match node.path.iter().rposition(|byte| *byte == b'/') {
             Some(at) => node.path.split_at(at + 1),
@@ -271,10 +271,12 @@ fn decimal(time: Time) -> String {
     text.trim_end_matches('0').to_owned()
 }
 
-/// Decimal lines, filled up to whole blocks: number of runs, then start and length of each.
-fn sparse_map(runs: &[(u64, u64)]) -> Vec<u8> {
-    let mut map = format!("{}\n", runs.len());
-    for (start, end) in runs {
+/// Decimal lines, filled up to whole blocks: number of runs, then start and length of each. A hole at the end needs an empty
+/// run behind it: GNU tar makes the file no longer than its last run.
+fn sparse_map(runs: &[(u64, u64)], size: u64) -> Vec<u8> {
+    let end = if runs.last().is_none_or(|(_, end)| *end < size) { Some((size, size)) } else { None };
+    let mut map = format!("{}\n", runs.len() + usize::from(end.is_some()));
+    for (start, end) in runs.iter().chain(&end) {
         map.push_str(&format!("{start}\n{}\n", end - start));
     }
     let mut map = map.into_bytes();
@@ -302,8 +304,8 @@ mod tests {
 
     #[test]
     fn maps_fill_blocks() {
-        assert_eq!(sparse_map(&[]).len(), 512);
-        let map = sparse_map(&[(4096, 8192), (1 << 40, (1 << 40) + 1)]);
+        assert!(sparse_map(&[], 7).starts_with(b"1\n7\n0\n\0"));
+        let map = sparse_map(&[(4096, 8192), (1 << 40, (1 << 40) + 1)], (1 << 40) + 1);
         assert!(map.starts_with(b"2\n4096\n4096\n1099511627776\n1\n\0"));
         assert_eq!(map.len(), 512);
     }
