@@ -44,6 +44,11 @@ complete -c abbild -n "__fish_abbild_needs_command" -f -a "stats" -d 'Show what 
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "restore" -d 'Restore a machine, or one of its disks'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "umount" -d 'End a mount'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "ls" -d 'List files in guests'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "cat" -d 'Print files in guests'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "cp" -d 'Copy files out of guests'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "find" -d 'Search files in guests'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "diff" -d 'Show which files differ between two backups'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "check" -d 'Check whether every backup is whole'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "index" -d 'Maintain the index cache'
@@ -169,6 +174,100 @@ complete -c abbild -n "__fish_abbild_using_subcommand umount" -s q -l quiet -d '
 complete -c abbild -n "__fish_abbild_using_subcommand umount" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand umount" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand umount" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s l -l long -d 'Also mode, number of names, owner, group, size, time, and where links lead'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s a -l all -d 'Also names that begin with a dot'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s R -l recursive -d 'Also what is in folders below'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s d -l directory -d 'Folders themselves, not what is in them'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s n -l numeric -d 'Numbers of owners and groups instead of the guest\'s names'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l volumes -d 'Show the volumes: partitions, logical volumes, and what is on them'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l stream -d 'A named stream instead of the content (NTFS)' -r
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand cat" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -s r -l recursive -d 'Copy folders with all that is in them'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l overwrite -d 'Replace files that exist'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l tar -d 'Write a tar archive to stdout; folders are taken with all that is in them'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand cp" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l name -d 'The name fits this pattern' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l iname -d 'The same, with A and a alike' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l path -d 'The path fits this pattern, as it stands behind the backup\'s name: \'/etc/*.conf\'' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l type -d 'It is of this kind' -r -f -a "f\t'File with content'
+d\t'Directory'
+l\t'Symbolic link'
+b\t'Block device'
+c\t'Character device'
+p\t'Named pipe'
+s\t'Socket'"
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l size -d 'It has more (+10M), less (-4k) or just so many bytes' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l newer -d 'Its content changed then or later: 2026-11-20, 2026-11-20T02:15, or so long ago: 7d, 12h, 30min' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l older -d 'Its content changed before that' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l mtime -d 'Its content changed less (-7) or more (+7) than so many days ago' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l owner -d 'It belongs to this user of the guest, by name or number' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l max-depth -d 'Go so many folders down at most' -r
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand find" -s 0 -l null -d 'End each name with a zero byte, and change nothing in it: for xargs -0'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand find" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l content -d 'Compare contents: of files whose metadata differ, or of all' -r -f -a "changed\t'Of files whose metadata differ'
+all\t'Of all files'"
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l raw -d 'Read an image file as raw, whatever format its first bytes say'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l key-file -d 'Key file that opens the repository' -r -F
@@ -337,22 +436,27 @@ complete -c abbild -n "__fish_abbild_using_subcommand generate" -s q -l quiet -d
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "list" -d 'List backups'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "list" -d 'List backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "ls" -d 'List files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "cat" -d 'Print files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "cp" -d 'Copy files out of guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "find" -d 'Search files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "diff" -d 'Show which files differ between two backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from index" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "list" -d 'List the keys that open the repository; needs none of them'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a key file or a passphrase'
