@@ -84,6 +84,7 @@ fn a_datastore_of_machines() {
         ],
         &[
             ("a/b/c/d/e/f/g/h/i", "more than 8 folders deep: not searched", true),
+            ("group/db1/db1.ovf", "it describes the machine of group/db1/db1.vmx, which is used", false),
             ("group/db1/inside/x.vmx", "it lies inside another machine's folder; name it to back it up", true),
             ("link", &format!("a link that leads out of the folder, to {}", real.display()), true),
             ("orphans/orphan.qcow2", none, false),
