@@ -43,6 +43,7 @@ find_missing() {
     need blkid util-linux
     need cryptsetup cryptsetup-bin
     need debugfs e2fsprogs
+    need fusermount3 fuse3
     need genisoimage genisoimage
     need losetup mount
     need mkfs.btrfs btrfs-progs

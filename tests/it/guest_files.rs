@@ -16,7 +16,7 @@ use crate::world::noise;
 const OF_THE_PLACE: [Field; 5] = [Field::Changed, Field::Created, Field::Allocated, Field::Data, Field::DirectorySize];
 
 /// An image with a new filesystem, filled with an awkward tree; and what the kernel shows of it.
-fn awkward(stage: &Stage, make: &[&str], read_only: &str) -> Tree {
+pub fn awkward(stage: &Stage, make: &[&str], read_only: &str) -> Tree {
     let image = stage.path("vm.img");
     fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
     let (tool, options) = make.split_first().unwrap();

@@ -8,6 +8,7 @@ mod capture_offline;
 mod cli;
 mod cli_backup;
 mod cli_machines;
+mod cli_mount;
 mod cli_repository;
 mod cli_restore;
 mod cli_trouble;

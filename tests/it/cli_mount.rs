@@ -1,0 +1,96 @@
+//! Backups as folders, through the kernel: what a mount shows is what the guest's disks held.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+
+use crate::cli::Stage;
+use crate::guest_files::awkward;
+use crate::guest_tree::{Field, compare, of_folder};
+
+/// Ends a mount whatever becomes of the test.
+struct Mounted<'s> {
+    stage: &'s Stage,
+    place: PathBuf,
+}
+
+impl<'s> Mounted<'s> {
+    fn new(stage: &'s Stage, backups: &[&str]) -> Mounted<'s> {
+        let place = stage.path("mnt");
+        fs::create_dir_all(&place).unwrap();
+        stage.run(&[&["mount"], backups, &["mnt"]].concat()).ok();
+        Mounted { stage, place }
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let ended = self.stage.run(&["umount", "mnt"]);
+        if ended.code != 0 {
+            self.stage.run(&["umount", "--lazy", "mnt"]);
+        }
+        assert!(ended.code == 0 || std::thread::panicking(), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_mount_shows_what_the_kernel_shows_of_the_image() {
+    let stage = Stage::empty();
+    let expected = awkward(&stage, &["mkfs.ext4", "-q"], "ro,noload");
+    stage.run(&["backup", "vm.img"]).ok();
+    let mount = Mounted::new(&stage, &["vm@latest"]);
+    // What the kernel makes up for a mount of its own; birth times are nothing FUSE can tell.
+    let left_out = [Field::Created, Field::DirectorySize];
+    compare("a mount", &expected, &of_folder(&mount.place.join("volumes/disk0")), &left_out);
+
+    let mut disk = fs::File::open(mount.place.join("disks/disk0.raw")).unwrap();
+    let mut image = fs::File::open(stage.path("vm.img")).unwrap();
+    let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        let len = image.read(&mut theirs).unwrap();
+        disk.read_exact(&mut ours[..len]).unwrap();
+        assert!(ours[..len] == theirs[..len]);
+        if len == 0 {
+            break;
+        }
+    }
+    assert!(fs::write(mount.place.join("volumes/disk0/new"), "x").is_err(), "nothing can be written");
+}
+
+#[test]
+fn all_backups_are_there_by_machine_and_time() {
+    let stage = Stage::new();
+    stage.backup("base");
+    stage.backup("current");
+    let mount = Mounted::new(&stage, &[]);
+    let names = |folder: &str| -> Vec<String> {
+        let entries = fs::read_dir(mount.place.join(folder)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["web1"]);
+    let backups = names("web1");
+    assert_eq!((backups.len(), backups[2].as_str()), (3, "latest"), "{backups:?}");
+    assert_eq!(fs::read_link(mount.place.join("web1/latest")).unwrap().to_str(), Some(backups[1].as_str()));
+    assert_eq!(names("web1/latest"), ["definition", "disks", "files", "volumes"]);
+    let vmx = fs::read(mount.place.join("web1/latest/definition/web1.vmx")).unwrap();
+    assert_eq!(vmx, fs::read(stage.path("web1/web1.vmx")).unwrap());
+    assert!(fs::metadata(mount.place.join("web1/latest/disks/disk0.raw")).unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn where_a_mount_would_hide_something_it_is_refused() {
+    let stage = Stage::new();
+    stage.backup("current");
+    let repository = stage.path("data/abbild/repository");
+    let inside = repository.join("packs");
+    for place in [repository.as_path(), repository.parent().unwrap(), inside.as_path()] {
+        stage.run(&["mount", place.to_str().unwrap()]).ended(2).said("would hide the repository");
+    }
+    stage.run(&["mount", "web1"]).ended(2).said("web1 is not empty");
+    stage.run(&["mount", "nowhere"]).ended(1).said("cannot mount at nowhere");
+    fs::create_dir(stage.path("free")).unwrap();
+    stage.run(&["mount", "db9@latest", "free"]).ended(1).said("db9@latest");
+    stage.run(&["umount", "free"]).ended(1).said("is no mount of abbild");
+}
