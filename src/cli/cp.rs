@@ -191,7 +191,7 @@ impl Ended {
         }
         let terminal = context.terminal;
         losses.lines().iter().for_each(|line| terminal.warn(line));
-        losses.lines_for_root().iter().for_each(|line| terminal.detail(line));
+        losses.lines_not_tried().iter().for_each(|line| terminal.detail(line));
         outcome.less(!losses.lost.is_empty());
         let count = |count: u64, what: &str| {
             (count > 0).then(|| text::counted(usize::try_from(count).unwrap_or(usize::MAX), what))

@@ -133,7 +133,13 @@ impl Guest {
         tree::run("find", &[&[root.to_str().unwrap(), stage.path("home").to_str().unwrap()], &set[..]].concat());
         let image = stage.path("web1.img");
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        crate::tools::run_with("sfdisk", "fdisk", &stage.path(""), &["-q", "web1.img"], "label: gpt\nsize=40M\n\n");
+        crate::tools::run_with(
+            "sfdisk",
+            "fdisk",
+            &stage.path(""),
+            &["-q", "web1.img"],
+            "label: gpt\nsize=40M\nsize=20M\n",
+        );
         for (label, megabyte, size) in [("root", 1, "40m"), ("home", 41, "20m")] {
             let folder = stage.path(label);
             let offset = format!("offset={}", megabyte << 20);

@@ -26,6 +26,8 @@ use crate::repo::ids;
 
 /// Mode of directories and files until they are complete.
 const PRIVATE: Mode = Mode::RWXU;
+/// Why something is not tried.
+const ONLY_ROOT: &str = "only root can keep it";
 /// The bits that make a program run as its owner.
 const SET_USER_AND_GROUP_ID: u16 = 0o6000;
 
@@ -179,7 +181,7 @@ impl FolderSink {
         if !self.is_root {
             let ours = uid == rustix::process::geteuid().as_raw() && gid == rustix::process::getegid().as_raw();
             if !ours {
-                self.losses.needs_root("owner and group", node.place);
+                self.losses.not_tried("owner and group", node.place, &ONLY_ROOT);
             }
             return ours;
         }
@@ -205,7 +207,7 @@ impl FolderSink {
         let for_all = |name: &[u8]| name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_");
         for attribute in attributes {
             if !self.is_root && !for_all(&attribute.name) {
-                self.losses.needs_root(what, node.place);
+                self.losses.not_tried(what, node.place, &ONLY_ROOT);
             } else if let Err(errno) = set(attribute) {
                 let reason = format!("{}: {}", String::from_utf8_lossy(&attribute.name), io::Error::from(errno));
                 self.losses.lost(what, node.place, &reason);

@@ -10,8 +10,8 @@ use serde::Serialize;
 pub struct Losses {
     /// What the target would not take.
     pub lost: BTreeMap<&'static str, Loss>,
-    /// What only root can keep, and was not tried.
-    pub only_for_root: BTreeMap<&'static str, Loss>,
+    /// What was not tried: only root can keep it, or an archive has no form for it.
+    pub not_tried: BTreeMap<&'static str, Loss>,
 }
 
 /// Something that was not kept.
@@ -31,9 +31,9 @@ impl Losses {
         note(&mut self.lost, what, place, reason);
     }
 
-    /// Notes that `what` of the file at `place` needs root.
-    pub fn needs_root(&mut self, what: &'static str, place: &str) {
-        note(&mut self.only_for_root, what, place, &"only root can keep it");
+    /// Notes that `what` of the file at `place` was not even tried to be kept.
+    pub fn not_tried(&mut self, what: &'static str, place: &str, reason: &dyn Display) {
+        note(&mut self.not_tried, what, place, reason);
     }
 
     /// A line for each kind that the target would not take.
@@ -41,9 +41,9 @@ impl Losses {
         self.lost.iter().map(|(what, loss)| loss.line(what)).collect()
     }
 
-    /// A line for each kind that needs root.
-    pub fn lines_for_root(&self) -> Vec<String> {
-        self.only_for_root.iter().map(|(what, loss)| loss.line(what)).collect()
+    /// A line for each kind that was not tried.
+    pub fn lines_not_tried(&self) -> Vec<String> {
+        self.not_tried.iter().map(|(what, loss)| loss.line(what)).collect()
     }
 }
 

@@ -200,7 +200,14 @@ impl<W: Write> Sink for TarSink<W> {
             NodeKind::CharacterDevice => EntryType::Char,
             NodeKind::BlockDevice => EntryType::Block,
             NodeKind::Fifo => EntryType::Fifo,
-            other => return Err(FilesError::NoFile { place: node.place.to_owned(), found: other.noun() }),
+            _ => {
+                self.losses.not_tried(
+                    "sockets",
+                    node.place,
+                    &"archives have none, and without its program it is nothing",
+                );
+                return Ok(());
+            }
         };
         self.plain(node, kind, None)
     }
