@@ -68,10 +68,26 @@ fn comes_out_as_it_went_in(make: &[&str], read_only: &str) {
     tar("--compare", &out);
     fs::create_dir(stage.path("unpacked")).unwrap();
     tar("--extract", &stage.path("unpacked"));
-    // GNU tar: sockets are not in archives, times are those of content only, and of links neither ACLs nor attributes.
+    // GNU tar: sockets are not in archives, times are those of content only, of links neither ACLs nor attributes, and the
+    // entries of an ACL are put in order.
     let plain = |tree: &Tree| -> Tree {
         let socket = |named: &tree::Named| named.node.kind == abbild::guest::tree::NodeKind::Socket;
-        tree.iter().filter(|(_, named)| !socket(named)).map(|(name, named)| (name.clone(), named.clone())).collect()
+        let mut plain: Tree = tree
+            .iter()
+            .filter(|(_, named)| !socket(named))
+            .map(|(name, named)| (name.clone(), named.clone()))
+            .collect();
+        for named in plain.values_mut() {
+            let mut node = (*named.node).clone();
+            for (_, list) in node.attributes.iter_mut().filter(|(name, _)| name.starts_with(b"system.posix_acl_")) {
+                let mut entries: Vec<[u8; 8]> = list[4..].as_chunks().0.to_vec();
+                entries.sort_unstable();
+                list.truncate(4);
+                list.extend(entries.concat());
+            }
+            named.node = Rc::new(node);
+        }
+        plain
     };
     let left_out = [&OF_THE_PLACE[..], &[Field::Accessed]].concat();
     compare("tar", &plain(&expected), &plain(&of_folder(&stage.path("unpacked"))), &left_out);
@@ -172,7 +188,7 @@ fn places_in_a_guest() {
     let ls = |place: &str| stage.run(&["ls", place]).ok().stdout;
     assert_eq!(ls("web1@latest:"), "etc\nhome\nlost+found\n");
     assert_eq!(ls("web1"), ls("web1:/"));
-    assert_eq!(ls("web1:/etc"), "\\xff\\n\\x1b[31m\nfstab\ngroup\nhostname\nname\npasswd\n");
+    assert_eq!(ls("web1:/etc"), "fstab\ngroup\nhostname\nname\npasswd\n\\xff\\n\\x1b[31m\n");
     assert_eq!(ls("web1:/home"), "anna\nlost+found\n");
     assert_eq!(ls("web1:disk0/p1/home"), "hidden\n");
     assert_eq!(ls("web1:disk0/p2"), ls("web1:/home"));
@@ -214,10 +230,7 @@ fn places_in_a_guest() {
     };
     assert_eq!(find(&["--name", "h*"]), ["/etc/hostname", "/home"]);
     assert_eq!(find(&["--iname", "LETTER"]), ["/home/anna/letter"]);
-    assert_eq!(
-        find(&["--path", "/etc/*n*", "--type", "f"]),
-        ["/etc/\\\\xff\\n\\x1b[31m".replace("\\\\xff", "\\xff"), "/etc/hostname".to_owned()]
-    );
+    assert_eq!(find(&["--path", "/etc/*n*", "--type", "f"]), ["/etc/hostname"]);
     assert_eq!(find(&["--type", "l"]), ["/etc/name"]);
     assert_eq!(find(&["--owner", "anna", "--size", "+8"]), ["/home/anna/letter"]);
     assert_eq!(find(&["--owner", "1000", "--size", "-9"]), ["/home/anna"; 0]);
@@ -386,7 +399,7 @@ fn differences_between_two_backups() {
         strip_summary(&diff(&[])),
         (plain.to_owned(), "1 added, 2 removed, 2 changed, 1 only in metadata".to_owned())
     );
-    let content = plain.replace("M /srv/longer", "M /srv/forged  (content)\nM /srv/longer");
+    let content = format!("M /srv/forged  (content)\n{plain}");
     let summary = "1 added, 2 removed, 2 changed, 2 only in metadata".to_owned();
     assert_eq!(strip_summary(&diff(&["--content"])), (content, summary));
     let below = diff(&["/srv/gone"]);
