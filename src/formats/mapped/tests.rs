@@ -1,3 +1,5 @@
+//! Runs of table cells: what is found, against a plain model of the same table.
+
 use std::fs::File;
 
 use super::*;
