@@ -3,7 +3,7 @@
 #
 # usage: fuzz/run.sh [--keep] [SECONDS [TARGET…]]
 #
-#   SECONDS   for each target (default 60)
+#   SECONDS   of CPU time for each target (default 60); given up after four times as many by the clock
 #   TARGET    names from the table in fuzz/src/targets/mod.rs (default: all)
 #   --keep    afterwards puts the smallest inputs that reach all that was reached into fuzz/corpus
 #
@@ -64,16 +64,15 @@ for target in "${targets[@]}"; do
     logs=() finds=0
     options=(-print_final_stats=1)
     [[ -f dictionaries/$target.dict ]] && options+=("-dict=dictionaries/$target.dict")
-    begun=$SECONDS
-    while left=$((seconds - (SECONDS - begun))) && ((left > 0 && finds < finds_max)); do
-        log=$(mktemp) times=$(mktemp)
+    begun=$SECONDS used=0
+    while left=$((seconds - used)) && ((left > 0 && SECONDS - begun < 4 * seconds && finds < finds_max)); do
+        log=$(mktemp) passed=true
         logs+=("$log")
-        if { time fuzz "$target" "${options[@]}" -max_total_time="$left" "work/$target" "corpus/$target" \
-            >"$log" 2>&1; } 2>"$times"; then
-            cat "$times" >>"$log.times"
-            break
-        fi
-        cat "$times" >>"$log.times"
+        { time fuzz "$target" "${options[@]}" -max_total_time="$left" "work/$target" "corpus/$target" \
+            >"$log" 2>&1 || passed=false; } 2>"$log.times"
+        # On a busy machine the clock runs on without us: what counts is work.
+        used=$(cat "${logs[@]/%/.times}" | awk '{ used += $2 + $3 } END { printf "%.0f\n", used }')
+        $passed && continue
         finds=$((finds + 1))
         printf '%s: a find:\n' "$target"
         grep -aE "panicked at|^memory allocation|ERROR: libFuzzer: [^d]|Test unit written" -A 1 "$log" | cut -c -300 | head -n 6

@@ -32,6 +32,8 @@ fn makes_the_seeds_of_the_fuzzer() {
     vhd();
     vhdx();
     vdi();
+    qed();
+    parallels();
     chains();
     machines();
     objects();
@@ -105,6 +107,24 @@ fn made(target: &str, name: &str, driver: &str, options: &str, size: &str, after
     }
     let repair = if matches!(driver, "vpc" | "vhdx") { REPAIR } else { 0 };
     seed_folder(target, name, repair, dir.path(), &file);
+}
+
+fn qed() {
+    made("qed", "plain", "qed", "cluster_size=4096", "1M", &[]);
+    made("qed", "big-tables", "qed", "cluster_size=65536,table_size=2", "20M", &[]);
+    let dir = place();
+    for (file, options) in
+        [("base.qed", "cluster_size=4096"), ("top.qed", "cluster_size=8192,backing_file=base.qed,backing_fmt=qed")]
+    {
+        qemu::img(dir.path(), &["create", "-q", "-f", "qed", "-o", options, file, "1M"]);
+        qemu::write(dir.path(), file, "qed", &["write -P 1 4k 12k", "write -z 32k 16k"].map(str::to_string));
+    }
+    seed_folder("qed", "over-qed", 0, dir.path(), "top.qed");
+}
+
+fn parallels() {
+    made("parallels", "plain", "parallels", "cluster_size=65536", "1M", &[]);
+    made("parallels", "big-clusters", "parallels", "", "20M", &[]);
 }
 
 fn vmdk() {

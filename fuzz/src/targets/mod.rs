@@ -31,6 +31,8 @@ pub const TARGETS: &[(&str, Judge)] = &[
     ("vhdx", |input| images::open(input)),
     ("vhdx_log", |input| images::open(input)),
     ("vdi", |input| images::open(input)),
+    ("qed", |input| images::open(input)),
+    ("parallels", |input| images::open(input)),
     ("chain", |input| images::open(input)),
     ("inspect", |input| images::inspect(input)),
     ("machine_vmx", |input| machines::definition("web1.vmx", input)),
