@@ -16,8 +16,9 @@ use super::{Context, text};
 use crate::guest::path::LastLink;
 use crate::guest::tree::Metadata;
 use crate::ops::files::FilesError;
-use crate::ops::files::difference::{Aspect, Comparison, Contents, Counts, Difference};
+use crate::ops::files::difference::{Aspect, Change, Comparison, Contents, Counts, Difference};
 use crate::ops::files::owners::Owners;
+use crate::ops::files::place::Place;
 
 /// Arguments of `diff`.
 #[derive(Debug, clap::Args)]
@@ -61,6 +62,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     if let Some(path) = &arguments.path {
         (old_place, new_place) = (old_place.below(path.as_bytes()), new_place.below(path.as_bytes()));
     }
+    let start = start(&old_place, &new_place);
     let before = old_source.find_if_there(&old_place, LastLink::Keep)?;
     let after = new_source.find_if_there(&new_place, LastLink::Keep)?;
     if before.is_none() && after.is_none() {
@@ -91,9 +93,9 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             let mut flow = Ok(ControlFlow::Continue(()));
             progress.beside(|| {
                 flow = if context.terminal.json {
-                    output.json(&as_json(difference, &old_owners, &new_owners))
+                    output.json(&as_json(&start, difference, &old_owners, &new_owners))
                 } else {
-                    output.bytes(line(difference, &old_owners, &new_owners).as_bytes())
+                    output.bytes(line(&start, difference, &old_owners, &new_owners).as_bytes())
                 };
             });
             flow.map_err(FilesError::Stdout)
@@ -124,23 +126,28 @@ fn summary(counts: &Counts) -> String {
     )
 }
 
-fn shown_path(path: &[u8]) -> &[u8] {
-    if path.is_empty() { b"/" } else { path }
+/// The path of a difference, from the root of what is compared.
+fn shown_path(start: &[u8], path: &[u8]) -> Vec<u8> {
+    let whole = [start, path].concat();
+    if whole.is_empty() { b"/".to_vec() } else { whole }
 }
 
-fn letter(difference: &Difference<'_>) -> char {
-    let metadata =
-        |aspect: &Aspect| matches!(aspect, Aspect::Mode | Aspect::Owner | Aspect::Attributes | Aspect::Unreadable);
-    match (difference.before, difference.after) {
-        (None, _) => '+',
-        (_, None) => '-',
-        _ if difference.aspects.iter().all(metadata) => 'U',
-        _ => 'M',
+/// Where the comparison begins, as both places call it; empty if each calls it otherwise.
+fn start(before: &Place, after: &Place) -> Vec<u8> {
+    if before.inside == after.inside { before.inside.plain() } else { Vec::new() }
+}
+
+fn letter(change: Change) -> char {
+    match change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Changed => 'M',
+        Change::Metadata => 'U',
     }
 }
 
-fn line(difference: &Difference<'_>, old_owners: &Owners, new_owners: &Owners) -> String {
-    let mut line = format!("{} {}", letter(difference), text::name(shown_path(difference.path)));
+fn line(start: &[u8], difference: &Difference<'_>, old_owners: &Owners, new_owners: &Owners) -> String {
+    let mut line = format!("{} {}", letter(difference.change), text::name(&shown_path(start, difference.path)));
     if let (Some(old), Some(new)) = (difference.before, difference.after) {
         let aspects: Vec<String> =
             difference.aspects.iter().map(|aspect| words(*aspect, (old, old_owners), (new, new_owners))).collect();
@@ -170,20 +177,19 @@ fn words(aspect: Aspect, (old, old_owners): (&Metadata, &Owners), (new, new_owne
     }
 }
 
-fn as_json(difference: &Difference<'_>, old_owners: &Owners, new_owners: &Owners) -> serde_json::Value {
-    let path = shown_path(difference.path);
-    let change = match letter(difference) {
-        '+' => "added",
-        '-' => "removed",
-        'U' => "metadata",
-        _ => "changed",
-    };
+fn as_json(
+    start: &[u8],
+    difference: &Difference<'_>,
+    old_owners: &Owners,
+    new_owners: &Owners,
+) -> serde_json::Value {
+    let path = shown_path(start, difference.path);
     json!({
-        "change": change,
-        "path": String::from_utf8_lossy(path),
-        "path_hex": std::str::from_utf8(path).is_err().then(|| crate::repo::ids::to_hex(path)),
+        "change": difference.change,
+        "path": String::from_utf8_lossy(&path),
+        "path_hex": std::str::from_utf8(&path).is_err().then(|| crate::repo::ids::to_hex(&path)),
         "aspects": difference.aspects,
-        "before": difference.before.map(|metadata| NodeAnswer::of(path, metadata, old_owners, None)),
-        "after": difference.after.map(|metadata| NodeAnswer::of(path, metadata, new_owners, None)),
+        "before": difference.before.map(|metadata| NodeAnswer::of(&path, metadata, old_owners, None)),
+        "after": difference.after.map(|metadata| NodeAnswer::of(&path, metadata, new_owners, None)),
     })
 }

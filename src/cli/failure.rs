@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use super::exit::Exit;
 use super::terminal::{Terminal, json_error, print_json_error};
@@ -122,7 +123,8 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
         None => {}
     }
     let boxed = link.downcast_ref::<Box<GuestError>>().map(AsRef::as_ref);
-    if let Some(error) = boxed.or_else(|| link.downcast_ref::<GuestError>()) {
+    let shared = || link.downcast_ref::<Arc<GuestError>>().map(AsRef::as_ref);
+    if let Some(error) = boxed.or_else(shared).or_else(|| link.downcast_ref()) {
         return of_guest(error);
     }
     // A path that met damage passes that on.

@@ -239,7 +239,7 @@ pub fn print_volumes(context: &Context<'_>, source: &Source) -> anyhow::Result<(
         let kind = volume.content.kind;
         let note = match kind.role() {
             Role::FileSystem => match source.guest.filesystem(&volume.name) {
-                Some(Err(reason)) => reason.strip_prefix(&format!("{}: ", volume.name)).unwrap_or(&reason).to_owned(),
+                Some(Err(error)) => error.to_string(),
                 _ => String::new(),
             },
             Role::Encrypted => "encrypted by the guest".to_owned(),

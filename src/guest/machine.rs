@@ -13,10 +13,13 @@ use super::volumes::{Volume, Volumes, volumes};
 use super::{btrfs, ext, xfs};
 use crate::disk::Disk;
 
+/// A filesystem, or why it cannot be opened.
+pub type Opened = Result<Arc<dyn FileSystem>, Arc<GuestError>>;
+
 /// What is on a machine's disks.
 pub struct GuestMachine {
     volumes: Volumes,
-    filesystems: Vec<OnceLock<Result<Arc<dyn FileSystem>, String>>>,
+    filesystems: Vec<OnceLock<Opened>>,
     view: OnceLock<Option<Arc<GuestView>>>,
 }
 
@@ -41,10 +44,7 @@ impl GuestMachine {
     }
 
     /// The filesystem on the volume `name`; `None` if there is no such volume.
-    ///
-    /// # Errors
-    /// Why it cannot be opened, in words.
-    pub fn filesystem(&self, name: &str) -> Option<Result<Arc<dyn FileSystem>, String>> {
+    pub fn filesystem(&self, name: &str) -> Option<Opened> {
         let number = self.volumes.volumes.iter().position(|volume| volume.name == name)?;
         Some(self.opened(number))
     }
@@ -61,11 +61,9 @@ impl GuestMachine {
         view.clone()
     }
 
-    fn opened(&self, number: usize) -> Result<Arc<dyn FileSystem>, String> {
+    fn opened(&self, number: usize) -> Opened {
         let volume = &self.volumes.volumes[number];
-        let opened = self.filesystems[number].get_or_init(|| {
-            open(volume.content.kind, &volume.disk).map_err(|error| format!("{}: {error}", volume.name))
-        });
+        let opened = self.filesystems[number].get_or_init(|| Ok(open(volume.content.kind, &volume.disk)?));
         opened.clone()
     }
 

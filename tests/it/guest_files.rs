@@ -324,6 +324,16 @@ fn a_damaged_file_is_named_and_all_else_is_copied() {
 }
 
 #[test]
+fn a_damaged_filesystem_is_damage_and_not_a_wrong_name() {
+    let Guest { stage, image } = Guest::new(|_| ());
+    let superblock = (1 << 20) + 1024;
+    let inodes = fs::File::options().write(true).open(&image).unwrap();
+    inodes.write_all_at(&[0xee; 4], superblock).unwrap();
+    stage.run(&["ls", "web1.img:disk0/p1/"]).ended(13).said("cannot read disk0/p1").said("superblock");
+    stage.run(&["ls", "--volumes", "web1.img"]).ok();
+}
+
+#[test]
 fn copies_stay_where_they_were_sent() {
     let stage = Guest::new(|_| {}).backed_up().stage;
     write(&stage.path("precious/hostname"), "precious\n");
@@ -399,11 +409,12 @@ fn differences_between_two_backups() {
         strip_summary(&diff(&[])),
         (plain.to_owned(), "1 added, 2 removed, 2 changed, 1 only in metadata".to_owned())
     );
-    let content = format!("M /srv/forged  (content)\n{plain}");
+    // What was read and is equal was only touched.
+    let content = format!("M /srv/forged  (content)\n{plain}").replace("M /srv/touched", "U /srv/touched");
     let summary = "1 added, 2 removed, 2 changed, 2 only in metadata".to_owned();
     assert_eq!(strip_summary(&diff(&["--content"])), (content, summary));
     let below = diff(&["/srv/gone"]);
-    assert_eq!(strip_summary(&below).0, "- /\n- /deep\n");
+    assert_eq!(strip_summary(&below).0, "- /srv/gone\n- /srv/gone/deep\n");
     assert_eq!(strip_summary(&diff(&["/etc"])).0, "");
     let changes = stage.run(&["diff", &first, "web1", "/srv", "--json"]).ok().json_lines();
     assert_eq!(changes[0]["change"], "removed");

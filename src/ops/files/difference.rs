@@ -40,6 +40,22 @@ pub struct Difference<'d> {
     pub after: Option<&'d Metadata>,
     /// What differs, if it is in both.
     pub aspects: &'d [Aspect],
+    /// What happened, in a word.
+    pub change: Change,
+}
+
+/// What happened to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Only in the second tree.
+    Added,
+    /// Only in the first.
+    Removed,
+    /// In both, with other content (as far as it was asked for, or by size, time, kind or target).
+    Changed,
+    /// In both, with other metadata only, or with something that could not be compared.
+    Metadata,
 }
 
 /// What of a node differs.
@@ -75,9 +91,9 @@ pub struct Counts {
     pub added: u64,
     /// Only in the first.
     pub removed: u64,
-    /// In both, with other content (as far as it was asked for, or by size, time, kind or target).
+    /// In both, [`Change::Changed`].
     pub changed: u64,
-    /// In both, with other metadata only.
+    /// In both, [`Change::Metadata`].
     pub metadata_only: u64,
     /// In both, without a difference.
     pub same: u64,
@@ -155,9 +171,16 @@ impl<'c> Work<'_, 'c> {
             }
         };
         let aspects = self.aspects((before, &old), (after, &new));
-        self.count(&aspects);
+        let change = self.change(&aspects);
+        match change {
+            _ if aspects.is_empty() => self.counts.same += 1,
+            // Counted when it was met.
+            _ if aspects == [Aspect::Unreadable] => {}
+            Change::Changed => self.counts.changed += 1,
+            _ => self.counts.metadata_only += 1,
+        }
         if !aspects.is_empty() {
-            let told = Difference { path: &self.path, before: Some(&old), after: Some(&new), aspects: &aspects };
+            let told = Difference { path: &self.path, before: Some(&old), after: Some(&new), aspects: &aspects, change };
             if (self.comparison.differs)(&told)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -256,15 +279,15 @@ impl<'c> Work<'_, 'c> {
                 Step::Node(item) => item,
             };
             let path = [&self.path, item.path].concat();
-            let (before, after) = match side {
-                Side::Before => (Some(item.metadata), None),
-                Side::After => (None, Some(item.metadata)),
+            let (before, after, change) = match side {
+                Side::Before => (Some(item.metadata), None, Change::Removed),
+                Side::After => (None, Some(item.metadata), Change::Added),
             };
             match side {
                 Side::Before => self.counts.removed += 1,
                 Side::After => self.counts.added += 1,
             }
-            flow = (self.comparison.differs)(&Difference { path: &path, before, after, aspects: &[] })?;
+            flow = (self.comparison.differs)(&Difference { path: &path, before, after, aspects: &[], change })?;
             Ok(if flow.is_break() { Way::End } else { Way::Into })
         })?;
         Ok(flow)
@@ -354,7 +377,8 @@ impl<'c> Work<'_, 'c> {
         }
     }
 
-    fn count(&mut self, aspects: &[Aspect]) {
+    /// What happened to a node in both trees of which `aspects` differ.
+    fn change(&self, aspects: &[Aspect]) -> Change {
         let read = self.comparison.contents != Contents::None;
         // Where contents were read, a time alone says nothing about them.
         let is_content = |aspect: &Aspect| match aspect {
@@ -362,12 +386,7 @@ impl<'c> Work<'_, 'c> {
             Aspect::Modified => !read,
             Aspect::Mode | Aspect::Owner | Aspect::Attributes | Aspect::Unreadable => false,
         };
-        match aspects {
-            [] => self.counts.same += 1,
-            [Aspect::Unreadable] => {}
-            _ if aspects.iter().any(is_content) => self.counts.changed += 1,
-            _ => self.counts.metadata_only += 1,
-        }
+        if aspects.iter().any(is_content) { Change::Changed } else { Change::Metadata }
     }
 
     fn unreadable(&mut self, tree: &Found, error: Option<crate::guest::GuestError>) {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::place::PlaceError;
 use crate::guest::GuestError;
@@ -43,13 +44,23 @@ pub enum FilesError {
         /// Its volumes with files.
         volumes: Vec<String>,
     },
-    /// The volume's filesystem cannot be opened.
+    /// The volume cannot be put together.
     #[error("{source_name}: cannot read {reason}")]
     Volume {
         /// The backup or image.
         source_name: String,
-        /// The volume, and what its reader said.
+        /// The volume, and what it lacks.
         reason: String,
+    },
+    /// The volume's filesystem cannot be opened.
+    #[error("{source_name}: cannot read {volume}")]
+    FileSystem {
+        /// The backup or image.
+        source_name: String,
+        /// The volume.
+        volume: String,
+        /// What its reader said.
+        source: Arc<GuestError>,
     },
     /// Drives are not supported.
     #[error("{source_name}: drive {letter}: names of drives are not supported")]

@@ -48,16 +48,11 @@ impl Found {
 impl Place {
     /// In its plain form: without slashes at the end.
     pub fn plain(&self) -> Vec<u8> {
-        let (drive, path) = match &self.inside {
-            Inside::View(path) | Inside::Volume(path) => (String::new(), path),
-            Inside::Drive(letter, path) => (format!("{letter}:"), path),
-        };
-        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
         let source = match &self.source {
             SourceName::Backup(name) => name.as_bytes(),
             SourceName::File(file) => file.as_os_str().as_encoded_bytes(),
         };
-        [source, b":", drive.as_bytes(), &path[..end]].concat()
+        [source, b":", &self.inside.plain()].concat()
     }
 }
 
@@ -144,7 +139,11 @@ impl Source {
 
     fn volume(&self, name: &str) -> Result<Arc<dyn FileSystem>, FilesError> {
         let opened = self.guest.filesystem(name).expect("the name was taken from the list");
-        opened.map_err(|reason| FilesError::Volume { source_name: self.name.clone(), reason })
+        opened.map_err(|source| FilesError::FileSystem {
+            source_name: self.name.clone(),
+            volume: name.to_owned(),
+            source,
+        })
     }
 
     fn volumes_with_files(&self) -> Vec<String> {

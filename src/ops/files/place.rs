@@ -125,6 +125,16 @@ impl Place {
 }
 
 impl Inside {
+    /// In its plain form: without slashes at the end; a root is empty.
+    pub fn plain(&self) -> Vec<u8> {
+        let (drive, path) = match self {
+            Inside::View(path) | Inside::Volume(path) => (String::new(), path),
+            Inside::Drive(letter, path) => (format!("{letter}:"), path),
+        };
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        [drive.as_bytes(), &path[..end]].concat()
+    }
+
     /// The last step of the path; `None` for a root and for what has no name of its own (`..`).
     pub fn last_name(&self) -> Option<&[u8]> {
         let (Inside::View(path) | Inside::Volume(path) | Inside::Drive(_, path)) = self;

@@ -173,7 +173,7 @@ fn first_part(name: &str) -> &str {
 fn tree(guest: &GuestMachine, volume: &str) -> Result<Shown, Fault> {
     match guest.filesystem(volume) {
         Some(Ok(filesystem)) => Ok(Shown::Tree(filesystem)),
-        Some(Err(reason)) => Err(reason.into()),
+        Some(Err(error)) => Err(format!("{volume}: {error}").into()),
         None => Err(format!("there is no volume {volume}").into()),
     }
 }
