@@ -177,12 +177,7 @@ fn words(aspect: Aspect, (old, old_owners): (&Metadata, &Owners), (new, new_owne
     }
 }
 
-fn as_json(
-    start: &[u8],
-    difference: &Difference<'_>,
-    old_owners: &Owners,
-    new_owners: &Owners,
-) -> serde_json::Value {
+fn as_json(start: &[u8], difference: &Difference<'_>, old_owners: &Owners, new_owners: &Owners) -> serde_json::Value {
     let path = shown_path(start, difference.path);
     json!({
         "change": difference.change,

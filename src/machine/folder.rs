@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::MachineError;
+use super::names::printable;
 
 /// Most entries of a folder we look at; a machine has dozens, a split disk of 62 TiB would have 32,000 parts.
 const ENTRIES_MAX: u64 = 1 << 16;
@@ -68,7 +69,7 @@ impl KeptFiles {
                 Err(error) => format!("it cannot be read ({})", error.kind()),
             },
         };
-        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+        let name = printable(&file.file_name().unwrap_or(file.as_os_str()).to_string_lossy());
         warnings.push(format!("{name} is not kept: {skipped}"));
     }
 }
@@ -104,7 +105,7 @@ pub(super) fn lock_of(file: &Path) -> Option<String> {
     name.push(".lck");
     let lock = file.with_file_name(&name);
     let held = fs::read_dir(&lock).is_ok_and(|mut inside| inside.next().is_some());
-    held.then(|| format!("the lock {} is held", lock.display()))
+    held.then(|| format!("the lock {} is held", printable(&lock.to_string_lossy())))
 }
 
 /// Reads a plain file of at most [`FILE_BYTES_MAX`]; a pipe or device under that name would block or never end.

@@ -149,7 +149,7 @@ impl<'x> Domain<'x> {
             Wrapper::Status(state) => machine.running = Some(format!("libvirt has it as {state}")),
             Wrapper::Snapshot(name) => machine.warnings.push(format!(
                 "{} describes the machine as it was at its snapshot {}: other images may be in use since",
-                file.display(),
+                printable(&file.to_string_lossy()),
                 shown(name)
             )),
         }

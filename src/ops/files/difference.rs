@@ -180,7 +180,8 @@ impl<'c> Work<'_, 'c> {
             _ => self.counts.metadata_only += 1,
         }
         if !aspects.is_empty() {
-            let told = Difference { path: &self.path, before: Some(&old), after: Some(&new), aspects: &aspects, change };
+            let told =
+                Difference { path: &self.path, before: Some(&old), after: Some(&new), aspects: &aspects, change };
             if (self.comparison.differs)(&told)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
