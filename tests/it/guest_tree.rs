@@ -248,7 +248,7 @@ fn seen_by_kernel(place: &Path, metadata: &fs::Metadata) -> Seen {
     }
 }
 
-fn data_ranges(file: &fs::File, size: u64) -> Vec<Range<u64>> {
+pub(crate) fn data_ranges(file: &fs::File, size: u64) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
     let mut at = 0;
     while at < size {
@@ -351,7 +351,7 @@ fn seen_by_us(tree: &dyn FileSystem, node: abbild::guest::tree::NodeId, shown: &
     }
 }
 
-fn content_by_us(
+pub(crate) fn content_by_us(
     tree: &dyn FileSystem,
     node: abbild::guest::tree::NodeId,
     size: u64,

@@ -42,6 +42,7 @@ mod fuzz_seeds;
 #[path = "../../fuzz/src/targets/mod.rs"]
 mod fuzz_targets;
 mod generated_files;
+mod guest_awkward;
 mod guest_btrfs;
 mod guest_btrfs_hostile;
 mod guest_detect;
