@@ -99,8 +99,7 @@ fn divided(folder: &Path, volume: &Path) -> [Divided; 3] {
         copy(volume, &disk, &[(0, start, SIZE)]);
         vec![tree::disk(&disk)]
     };
-    let mbr =
-        "label: dos\nstart=2048, size=8M, type=83\nstart=20480, size=540M, type=5\n5: size=4M\n6: start=32768, size=520M\n";
+    let mbr = "label: dos\nstart=2048, size=8M, type=83\nstart=20480, size=540M, type=5\n5: size=4M\n6: start=32768, size=520M\n";
     let gpt = "label: gpt\nsize=8M\nstart=20480, size=520M, name=files\n";
     [
         ("MBR", table("mbr", mbr, 16 * MIB), "disk0/p6"),
