@@ -31,7 +31,7 @@ const READY: &str = "ready";
     override_usage = "abbild mount [OPTIONS] [BACKUP]... <DIR>",
     after_help = "\
 Without BACKUP all backups are shown, as MACHINE/TIME/; with one, its folders lie right in DIR:
-  disks/       the guest's disks as raw images
+  disks/       the guest's disks as raw images, with a VMDK descriptor for each
   files/       the guest's files, as the guest has them
   volumes/     every partition and logical volume by itself
   definition/  the machine's definition files

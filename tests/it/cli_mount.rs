@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::cli::Stage;
 use crate::guest_files::awkward;
 use crate::guest_tree::{Field, compare, of_folder};
+use crate::qemu;
 
 /// Ends a mount whatever becomes of the test.
 struct Mounted<'s> {
@@ -54,6 +55,9 @@ fn a_mount_shows_what_the_kernel_shows_of_the_image() {
             break;
         }
     }
+    qemu::img(&mount.place.join("disks"), &["compare", "-f", "vmdk", "-F", "raw", "disk0.vmdk", "disk0.raw"]);
+    let report = stage.run(&["inspect", "mnt/disks/disk0.vmdk", "--json"]).ok().json();
+    assert_eq!(report["virtual_size"], 400 << 20, "{report}");
     assert!(fs::write(mount.place.join("volumes/disk0/new"), "x").is_err(), "nothing can be written");
 }
 

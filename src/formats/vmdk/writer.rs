@@ -16,7 +16,7 @@ mod stream;
 
 use std::path::{Path, PathBuf};
 
-pub use self::flat::create_flat;
+pub use self::flat::{create_flat, flat_descriptor};
 pub use self::sparse::create_sparse;
 pub use self::split::create_split;
 pub use self::stream::create_stream;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::folder::Fixed;
 use super::{Mount, distinct, time};
 use crate::disk::{Disk, MemoryDisk};
+use crate::formats::vmdk;
 use crate::guest::machine::GuestMachine;
 use crate::guest::tree::{FileSystem, Time};
 use crate::ops::OpsError;
@@ -13,6 +14,7 @@ use crate::repo::Repository;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
 use crate::serve::fuse::shown::{Fault, Folder, Name, NameKind, Shown};
+use crate::units::ByteLen;
 
 /// A backup's folder; its manifest is read when somebody looks inside.
 pub struct BackupFolder {
@@ -94,8 +96,22 @@ impl Inside {
             folder.add(&format!("disk{number}.raw"), NameKind::File, move || {
                 Ok(Shown::File { content: inside.disk(number)?, modified: inside.modified() })
             });
+            // For whoever wants a VMDK: a few lines over the same bytes.
+            if let Some(descriptor) = self.descriptor(number) {
+                let modified = self.modified();
+                folder.add(&format!("disk{number}.vmdk"), NameKind::File, move || {
+                    Ok(Shown::File { content: Arc::new(MemoryDisk(descriptor.clone())), modified })
+                });
+            }
         }
         folder
+    }
+
+    fn descriptor(&self, number: usize) -> Option<Vec<u8>> {
+        let record = &self.manifest.disks[number];
+        let content = format!("{} {}", self.manifest.backup, record.slot);
+        let data = format!("disk{number}.raw");
+        vmdk::writer::flat_descriptor(&data, ByteLen(record.size), content.as_bytes(), &record.properties)
     }
 
     /// What is on the disks; those that cannot be opened hide no other.

@@ -5,6 +5,7 @@
 //!   latest -> 2026-11-20T02:15:00     its newest backup
 //!   2026-11-20T02:15:00/              a backup, by the instant it shows
 //!     disks/disk0.raw                 the guest's disks
+//!     disks/disk0.vmdk                the same, for whoever wants a VMDK: a descriptor over the raw disk
 //!     files/etc/fstab                 the guest's own view of its files
 //!     volumes/disk0/p2/               every volume by itself
 //!     definition/web1.vmx             the machine's definition files

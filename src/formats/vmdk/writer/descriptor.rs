@@ -30,6 +30,16 @@ pub(super) fn fresh_content_id() -> io::Result<String> {
     }
 }
 
+/// An id for content that stays as it is: the same at every look, made of what names it.
+pub(super) fn lasting_content_id(named: &[u8]) -> String {
+    let mut id = blake3::hash(named).to_hex()[..32].to_owned();
+    // See above.
+    if id.ends_with("ffffffff") || id.ends_with("fffffffe") {
+        id.replace_range(24.., "00000000");
+    }
+    id
+}
+
 /// What the descriptor of a new image says.
 pub(super) struct Descriptor<'a> {
     /// `monolithicSparse`, `streamOptimized` …

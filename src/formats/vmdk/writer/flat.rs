@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::{Descriptor, Extent, Kind, fresh_content_id};
+use super::descriptor::{Descriptor, Extent, Kind, exact_name, fresh_content_id, lasting_content_id};
 use super::{extent_path, name_for_line};
 use crate::formats::ImageError;
 use crate::formats::sink::new_file::NewFile;
@@ -44,21 +44,36 @@ pub fn create_flat(
     properties: &[(String, String)],
     overwrite: Overwrite,
 ) -> Result<impl DiskSink + Debug + use<>, ImageError> {
-    if size.0 == 0 || size.0 > BYTES_MAX || !size.0.is_multiple_of(SECTOR_BYTES) {
+    if !fits(size) {
         let expected =
             format!("a multiple of {SECTOR_BYTES}, from {SECTOR_BYTES} to {BYTES_MAX} bytes for a flat VMDK");
         return Err(TargetError::DiskSize { file: path.to_owned(), expected, found: size }.into());
     }
     let data = flat_path(path);
     let content_id = fresh_content_id().map_err(failed("find a content id for", path))?;
-    let extents = vec![Extent { sectors: size.0 / SECTOR_BYTES, kind: Kind::Flat, name: name_for_line(&data)? }];
-    let (text, warnings) =
-        Descriptor { create_type: "monolithicFlat", extents, content_id: &content_id, properties }.encode();
+    let (text, warnings) = describe(name_for_line(&data)?, size, &content_id, properties);
     let descriptor = NewFile::create(path, overwrite)?;
     descriptor.write_all_at(FileOffset(0), text.as_bytes())?;
     let flat = NewFile::create(&data, overwrite)?;
     flat.set_len(size.0)?;
     Ok(FlatSink { descriptor, flat, size, overwrite, warnings })
+}
+
+/// The descriptor of a monolithicFlat VMDK over data that is there already: the raw disk of `size` bytes in the file
+/// `data` beside it, a plain name. `content` names what is in it: the same name gives the same content id. `None` if a flat
+/// VMDK cannot have that size.
+pub fn flat_descriptor(data: &str, size: ByteLen, content: &[u8], properties: &[(String, String)]) -> Option<Vec<u8>> {
+    let name = exact_name(Path::new(data)).filter(|_| fits(size))?;
+    Some(describe(name, size, &lasting_content_id(content), properties).0.into_bytes())
+}
+
+fn fits(size: ByteLen) -> bool {
+    size.0 > 0 && size.0 <= BYTES_MAX && size.0.is_multiple_of(SECTOR_BYTES)
+}
+
+fn describe(name: String, size: ByteLen, content_id: &str, properties: &[(String, String)]) -> (String, Vec<String>) {
+    let extents = vec![Extent { sectors: size.0 / SECTOR_BYTES, kind: Kind::Flat, name }];
+    Descriptor { create_type: "monolithicFlat", extents, content_id, properties }.encode()
 }
 
 impl DiskSink for FlatSink {
