@@ -48,7 +48,12 @@ impl Stage {
 
     /// The command, with nothing of this user's own taking part.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_abbild"));
+        self.command_at(Path::new(env!("CARGO_BIN_EXE_abbild")), arguments)
+    }
+
+    /// The same from another place.
+    pub fn command_at<A: AsRef<OsStr>>(&self, program: &Path, arguments: &[A]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.path(""))

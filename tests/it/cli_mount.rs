@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::cli::Stage;
 use crate::guest_files::awkward;
-use crate::guest_tree::{Field, compare, of_folder};
+use crate::guest_tree::{Field, compare, of_folder, run};
 use crate::qemu;
 
 /// Ends a mount whatever becomes of the test.
@@ -81,6 +83,53 @@ fn all_backups_are_there_by_machine_and_time() {
     let vmx = fs::read(mount.place.join("web1/latest/definition/web1.vmx")).unwrap();
     assert_eq!(vmx, fs::read(stage.path("web1/web1.vmx")).unwrap());
     assert!(fs::metadata(mount.place.join("web1/latest/disks/disk0.raw")).unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn an_ordinary_user_mounts_reads_and_searches() {
+    const USER: u32 = 65_534;
+    assert!(rustix::process::geteuid().is_root(), "this story becomes another user: it needs root");
+    let stage = Stage::new();
+    // Where the program was built may be closed to others.
+    let program = stage.path("abbild");
+    fs::copy(env!("CARGO_BIN_EXE_abbild"), &program).unwrap();
+    fs::create_dir(stage.path("mnt")).unwrap();
+    run("chown", &["-R", "65534:65534", stage.path("").to_str().unwrap()]);
+    run("chmod", &["755", stage.path("").to_str().unwrap()]);
+    let as_user = |user: u32, mut command: Command| {
+        let output = command.current_dir(stage.path("")).uid(user).gid(user).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let abbild = |arguments: &[&str]| {
+        let (code, printed, said) = as_user(USER, stage.command_at(&program, arguments));
+        assert_eq!(code, Some(0), "{arguments:?}: {printed}{said}");
+    };
+    let tool = |user: u32, line: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        as_user(user, command)
+    };
+    abbild(&["backup", "web1"]);
+    abbild(&["mount", "web1@latest", "mnt"]);
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/guest/files.current.sha256");
+    fs::copy(list, stage.path("list")).unwrap();
+    let expected = fs::read_to_string(list).unwrap().lines().count();
+    let outcome = std::panic::catch_unwind(|| {
+        let listed = tool(USER, "cd mnt/files && sha256sum --check --strict ../../list | grep -c OK$");
+        assert_eq!(listed, (Some(0), format!("{expected}\n"), String::new()));
+        let found = tool(USER, "find mnt/files -type f | wc -l");
+        assert_eq!(found, (Some(0), format!("{expected}\n"), String::new()));
+        let said = tool(USER, "grep -r '^telnet' mnt/files/etc | cut -f 1");
+        assert_eq!(
+            said,
+            (Some(0), "mnt/files/etc/services:telnet\nmnt/files/etc/services:telnets\n".to_owned(), String::new())
+        );
+        // What is in a guest is nobody else's business.
+        let (code, printed, said) = tool(65_533, "ls mnt/files");
+        assert!(code != Some(0) && printed.is_empty() && said.contains("Permission denied"), "{printed}{said}");
+    });
+    abbild(&["umount", "mnt"]);
+    outcome.unwrap();
 }
 
 #[test]

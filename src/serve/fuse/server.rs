@@ -43,6 +43,8 @@ pub struct Server {
     log: Log,
     listings: Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
     next_handle: AtomicU64,
+    /// Whether the kernel insists on opening files, which are nothing but their numbers here.
+    opens: bool,
 }
 
 /// One entry of an open directory.
@@ -72,6 +74,7 @@ impl Server {
             log,
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            opens: true,
         }
     }
 
@@ -312,11 +315,11 @@ impl fuser::Filesystem for Server {
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
         ] {
             let _ = config.add_capabilities(wanted);
         }
+        self.opens = config.add_capabilities(InitFlags::FUSE_NO_OPEN_SUPPORT).is_err();
         let _ = config.set_max_write(1 << 20); // we take no writes; the kernel bounds its reads by it
         let _ = config.set_max_background(64);
         Ok(())
@@ -344,7 +347,12 @@ impl fuser::Filesystem for Server {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        if self.opens {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        } else {
+            // Said once, it saves the kernel asking for every file, and keeps its cache just so.
+            reply.error(Errno::ENOSYS);
+        }
     }
 
     fn read(
