@@ -20,7 +20,7 @@ use abbild::repo::seal::Kind;
 use tempfile::TempDir;
 
 use crate::fuzz_targets::stage::{Content, Entry, Plan, REPAIR, encode};
-use crate::{formats_built, formats_vdi, formats_vhd, formats_vhdx, formats_vhdx_log, qemu};
+use crate::{formats_built, formats_vdi, formats_vhd, formats_vhdx, formats_vhdx_log, fuzz_seeds_guests, qemu};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
 
@@ -37,6 +37,7 @@ fn makes_the_seeds_of_the_fuzzer() {
     chains();
     machines();
     objects();
+    fuzz_seeds_guests::seeds();
 }
 
 /// Writes a seed, plain bytes.
@@ -47,7 +48,7 @@ fn seed(target: &str, name: &str, bytes: &[u8]) {
 }
 
 /// Writes a seed of the folder, `first` in front; images also go to the target `inspect`.
-fn seed_folder(target: &str, name: &str, options: u8, folder: &Path, first: &str) {
+pub(crate) fn seed_folder(target: &str, name: &str, options: u8, folder: &Path, first: &str) {
     let mut entries = Vec::new();
     collect(folder, "", &mut entries);
     entries.sort_by_key(|entry| (entry.name != first, entry.name.clone()));
@@ -55,7 +56,7 @@ fn seed_folder(target: &str, name: &str, options: u8, folder: &Path, first: &str
     let bytes = encode(&Plan { options, entries });
     assert!(bytes.len() < 128 << 10, "{target} {name}: {} bytes", bytes.len());
     seed(target, name, &bytes);
-    if !target.starts_with("machine") {
+    if !target.starts_with("machine") && !target.starts_with("guest") {
         seed("inspect", &format!("{target}-{name}"), &bytes);
     }
 }
@@ -91,7 +92,7 @@ fn lean(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn place() -> TempDir {
+pub(crate) fn place() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 

@@ -25,6 +25,8 @@ use rustix::fs as sys;
 
 pub(crate) use awkward::{fill, noise, set_attribute};
 
+pub(crate) use crate::fuzz_targets::guests::survey;
+
 /// Files up to this length are read whole, holes included; longer ones only where there is data.
 const READ_WHOLE_BYTES_MAX: u64 = 32 << 20;
 
@@ -454,49 +456,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-// ---- damaged trees --------------------------------------------------------------------------------------------------
-
-/// Asks everything of a tree that may be damaged anywhere. Errors are fine; panics, and answers that break the contract
-/// of [`FileSystem`], are not.
-pub(crate) fn survey(tree: &dyn FileSystem) {
-    const NODES_MAX: usize = 300;
-    const ENTRIES_MAX: usize = 2000;
-    const EXTENTS_MAX: usize = 100;
-    let mut seen = BTreeSet::from([tree.root()]);
-    let mut nodes = vec![tree.root()];
-    let mut buf = vec![0; 20_000];
-    while let Some(node) = nodes.pop() {
-        let Ok(metadata) = tree.metadata(node) else { continue };
-        assert!(metadata.mode <= 0o7777 && metadata.modified.nanoseconds < 1_000_000_000, "{metadata:?}");
-        let _ = tree.extended_attributes(node);
-        let _ = tree.read_link(node);
-        for at in [0, 5000, metadata.size / 2, metadata.size.saturating_sub(100), metadata.size, u64::MAX] {
-            if let Ok(len) = tree.read_at(node, at, &mut buf) {
-                assert_eq!(len as u64, metadata.size.saturating_sub(at).min(buf.len() as u64));
-            }
-        }
-        let mut at = 0;
-        for _ in 0..EXTENTS_MAX {
-            let Ok(Some(extent)) = tree.extent_at(node, at) else { break };
-            assert!(extent.len.0 > 0 && extent.len.0 <= metadata.size - at, "{extent:?} at {at} of {}", metadata.size);
-            at += extent.len.0;
-        }
-        let mut names = Vec::new();
-        let _ = tree.read_directory(node, &mut |entry| {
-            assert!(!entry.name.is_empty() && !entry.name.iter().any(|byte| matches!(byte, 0 | b'/')));
-            names.push(entry.name.to_vec());
-            if seen.len() < NODES_MAX && seen.insert(entry.node) {
-                nodes.push(entry.node);
-            }
-            if names.len() < ENTRIES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        for name in names.iter().step_by(names.len() / 3 + 1) {
-            let _ = tree.lookup(node, name);
-        }
-        let _ = tree.lookup(node, b"no such name");
     }
 }
 

@@ -39,6 +39,7 @@ mod formats_writers_qcow2;
 mod formats_writers_vmdk;
 mod fuzz_replay;
 mod fuzz_seeds;
+mod fuzz_seeds_guests;
 #[path = "../../fuzz/src/targets/mod.rs"]
 mod fuzz_targets;
 mod generated_files;

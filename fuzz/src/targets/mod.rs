@@ -5,11 +5,13 @@
 //! same judges on the kept corpora and finds, so this folder is compiled into both and knows neither.
 //!
 //! - `stage` a folder in memory, and the encoding of small, mostly empty files
-//! - `checksums` makes checksums right, so that the fuzzer gets past them
+//! - `checksums`, `guest_checksums` make checksums right, so that the fuzzer gets past them
 //! - `message` what may be said to a terminal
-//! - `images` the promises of `formats`, `machines` those of `machine`, `objects` those of `repo`
+//! - `images` the promises of `formats`, `machines` those of `machine`, `guests` those of `guest`, `objects` those of `repo`
 
 mod checksums;
+mod guest_checksums;
+pub mod guests;
 mod images;
 mod machines;
 mod message;
@@ -44,6 +46,11 @@ pub const TARGETS: &[(&str, Judge)] = &[
     ("machine_ovf", |input| machines::definition("web1.ovf", input)),
     ("machine_ova", |input| machines::definition("web1.ova", input)),
     ("machine_folder", |input| machines::folder(input)),
+    ("guest_partitions", |input| guests::disks(input)),
+    ("guest_lvm", |input| guests::disks(input)),
+    ("guest_ext", |input| guests::disks(input)),
+    ("guest_xfs", |input| guests::disks(input)),
+    ("guest_btrfs", |input| guests::disks(input)),
     ("repo_config", |input| objects::config(input)),
     ("repo_key_slot", |input| objects::key_slot(input)),
     ("repo_key_file", |input| objects::key_file(input)),
