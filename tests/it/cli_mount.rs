@@ -86,6 +86,36 @@ fn all_backups_are_there_by_machine_and_time() {
 }
 
 #[test]
+fn more_guests_than_are_kept_open_stay_readable() {
+    let stage = Stage::empty();
+    let names: Vec<String> = (0..7).map(|number| format!("vm{number}")).collect();
+    for name in &names {
+        let folder = stage.path("root");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("name"), name).unwrap();
+        let image = stage.path(&format!("{name}.img"));
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        run("mke2fs", &["-q", "-F", "-d", folder.to_str().unwrap(), image.to_str().unwrap()]);
+        stage.run(&["backup", &format!("{name}.img")]).ok();
+    }
+    let mount = Mounted::new(&stage, &[]);
+    let open = |name: &String| {
+        let place = mount.place.join(name).join("latest/files/disk0");
+        (place.join("name"), fs::File::open(place.join("name")).unwrap(), name.clone())
+    };
+    let files: Vec<_> = names.iter().map(open).collect();
+    for _ in 0..2 {
+        for (path, file, name) in &files {
+            assert_eq!(fs::read_to_string(path).unwrap(), *name);
+            assert_eq!(file.metadata().unwrap().len(), 3);
+            let listed: Vec<_> =
+                fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(listed.len(), 2, "{listed:?}");
+        }
+    }
+}
+
+#[test]
 fn an_ordinary_user_mounts_reads_and_searches() {
     const USER: u32 = 65_534;
     assert!(rustix::process::geteuid().is_root(), "this story becomes another user: it needs root");

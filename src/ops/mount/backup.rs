@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::folder::Fixed;
+use super::guest::GuestTree;
 use super::{Mount, distinct, time};
 use crate::disk::{Disk, MemoryDisk};
 use crate::formats::vmdk;
 use crate::guest::machine::GuestMachine;
-use crate::guest::tree::{FileSystem, Time};
+use crate::guest::tree::Time;
 use crate::ops::OpsError;
 use crate::ops::definition_file;
 use crate::repo::Repository;
@@ -24,11 +25,9 @@ pub struct BackupFolder {
 }
 
 /// What is in it.
-struct Inside {
+pub(super) struct Inside {
     mount: Arc<Mount>,
     manifest: Manifest,
-    /// Kept while anything of it is in use; what it found on the disks is found again otherwise.
-    guest: Mutex<Option<Arc<GuestMachine>>>,
 }
 
 /// The disks of a backup, in the machine's order.
@@ -51,7 +50,7 @@ impl BackupFolder {
             return Ok(inside);
         }
         let manifest = self.mount.repository.manifest(self.backup)?;
-        let opened = Arc::new(Inside { mount: Arc::clone(&self.mount), manifest, guest: Mutex::default() });
+        let opened = Arc::new(Inside { mount: Arc::clone(&self.mount), manifest });
         *inside = Arc::downgrade(&opened);
         Ok(opened)
     }
@@ -115,29 +114,33 @@ impl Inside {
     }
 
     /// What is on the disks; those that cannot be opened hide no other.
-    fn guest(&self) -> Result<Arc<GuestMachine>, Fault> {
-        let mut guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(guest) = guest.as_ref() {
-            return Ok(Arc::clone(guest));
+    pub(super) fn guest(&self) -> Result<Arc<GuestMachine>, Fault> {
+        self.mount.guests.get(self.manifest.backup, || {
+            let disks =
+                (0..self.manifest.disks.len()).map(|number| self.disk(number)).collect::<Result<Vec<_>, _>>()?;
+            Ok(GuestMachine::new(&disks))
+        })
+    }
+
+    /// The filesystem on `volume`.
+    fn tree(self: &Arc<Self>, volume: &str) -> Result<Shown, Fault> {
+        match GuestTree::open(self, Some(volume))? {
+            Some(tree) => Ok(Shown::Tree(Arc::new(tree))),
+            None => Err(format!("there is no volume {volume}").into()),
         }
-        let disks = (0..self.manifest.disks.len()).map(|number| self.disk(number)).collect::<Result<Vec<_>, _>>()?;
-        let opened = Arc::new(GuestMachine::new(&disks));
-        *guest = Some(Arc::clone(&opened));
-        Ok(opened)
     }
 
     /// The guest's own view; where there is no root filesystem, every volume by itself.
     fn files(self: &Arc<Self>) -> Result<Shown, Fault> {
-        match self.guest()?.view() {
-            Some(view) => Ok(Shown::Tree(view as Arc<dyn FileSystem>)),
+        match GuestTree::open(self, None)? {
+            Some(view) => Ok(Shown::Tree(Arc::new(view))),
             None => Ok(Shown::Folder(Arc::new(self.volumes()?))),
         }
     }
 
     /// Volumes by name: `disk0/p2` is the folder `p2` in the folder `disk0`.
     fn volumes(self: &Arc<Self>) -> Result<Fixed, Fault> {
-        let guest = self.guest()?;
-        let names: Vec<String> = guest.names().map(str::to_owned).collect();
+        let names: Vec<String> = self.guest()?.names().map(str::to_owned).collect();
         let mut folder = Fixed::new(self.modified());
         for first in distinct(names.iter().map(|name| first_part(name).to_owned())) {
             let below: Vec<String> = names
@@ -146,21 +149,21 @@ impl Inside {
                 .map(|name| name[first.len() + 1..].to_owned())
                 .collect();
             if below.is_empty() {
-                let guest = Arc::clone(&guest);
-                folder.add(&first.clone(), NameKind::Folder, move || tree(&guest, &first));
+                let inside = Arc::clone(self);
+                folder.add(&first.clone(), NameKind::Folder, move || inside.tree(&first));
                 continue;
             }
-            let (guest, modified) = (Arc::clone(&guest), self.modified());
+            let (inside, modified) = (Arc::clone(self), self.modified());
             let itself = names.contains(&first);
             folder.add(&first.clone(), NameKind::Folder, move || {
                 let mut inner = Fixed::new(modified);
                 for name in &below {
-                    let (guest, volume) = (Arc::clone(&guest), format!("{first}/{name}"));
-                    inner.add(&name.replace('/', "-"), NameKind::Folder, move || tree(&guest, &volume));
+                    let (inside, volume) = (Arc::clone(&inside), format!("{first}/{name}"));
+                    inner.add(&name.replace('/', "-"), NameKind::Folder, move || inside.tree(&volume));
                 }
                 if itself {
-                    let (guest, volume) = (Arc::clone(&guest), first.clone());
-                    inner.add("whole", NameKind::Folder, move || tree(&guest, &volume));
+                    let (inside, volume) = (Arc::clone(&inside), first.clone());
+                    inner.add("whole", NameKind::Folder, move || inside.tree(&volume));
                 }
                 Ok(Shown::Folder(Arc::new(inner)))
             });
@@ -184,12 +187,4 @@ impl Inside {
 
 fn first_part(name: &str) -> &str {
     name.split('/').next().unwrap_or(name)
-}
-
-fn tree(guest: &GuestMachine, volume: &str) -> Result<Shown, Fault> {
-    match guest.filesystem(volume) {
-        Some(Ok(filesystem)) => Ok(Shown::Tree(filesystem)),
-        Some(Err(error)) => Err(format!("{volume}: {error}").into()),
-        None => Err(format!("there is no volume {volume}").into()),
-    }
 }

@@ -16,6 +16,7 @@
 
 mod backup;
 mod folder;
+mod guest;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,7 @@ use crate::serve::fuse::shown::{Fault, Folder, Name, NameKind, Shown};
 use crate::serve::read_ahead::ReadAhead;
 use backup::BackupFolder;
 pub use backup::opened_disks;
+use guest::OpenGuests;
 
 /// How long the list of backups is believed before the store is asked again.
 const LIST_AGE_MAX: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ const LATEST: &str = "latest";
 struct Mount {
     repository: Arc<Repository>,
     ahead: ReadAhead,
+    /// What is inside the backups that were looked into last.
+    guests: OpenGuests,
     /// Only these backups; all of them if it is empty.
     chosen: Vec<BackupId>,
     /// Backups by machine and name; when they were listed.
@@ -63,6 +67,7 @@ pub fn root(repository: &Arc<Repository>, chosen: Vec<BackupId>, threads: usize)
     let mount = Arc::new(Mount {
         repository: Arc::clone(repository),
         ahead: ReadAhead::start(threads),
+        guests: OpenGuests::default(),
         chosen,
         listed: Mutex::default(),
         known: Mutex::default(),
