@@ -57,6 +57,7 @@ find_missing() {
     need sfdisk fdisk
     need sgdisk gdisk
     need thin_restore thin-provisioning-tools
+    need wimlib-imagex wimtools
     need xorriso xorriso
     need tar tar
     need gzip gzip

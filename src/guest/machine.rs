@@ -10,7 +10,7 @@ use super::fstab::DeviceNames;
 use super::tree::FileSystem;
 use super::view::{GuestView, MountableVolume};
 use super::volumes::{Volume, Volumes, volumes};
-use super::{btrfs, ext, xfs};
+use super::{btrfs, ext, ntfs, xfs};
 use crate::disk::Disk;
 
 /// A filesystem, or why it cannot be opened.
@@ -85,6 +85,7 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         }
         ContentKind::Ext2 | ContentKind::Ext3 | ContentKind::Ext4 => Ok(Arc::new(ext::open(Arc::clone(disk))?)),
         ContentKind::Btrfs => Ok(Arc::new(btrfs::open(Arc::clone(disk))?)),
+        ContentKind::Ntfs => Ok(Arc::new(ntfs::open(Arc::clone(disk))?)),
         ContentKind::Xfs => Ok(Arc::new(xfs::open(Arc::clone(disk))?)),
         _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }

@@ -14,6 +14,7 @@ pub mod lvm;
 pub mod machine;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod ntfs;
 pub mod partitions;
 pub mod path;
 pub mod tree;
