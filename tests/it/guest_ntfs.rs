@@ -351,10 +351,24 @@ fn fill_less(folder: &Path) {
     special(folder);
 }
 
+/// Where each file of any size takes 2 MiB.
+fn fill_largest(folder: &Path) {
+    special(folder);
+    let many = folder.join("many");
+    fs::create_dir(&many).unwrap();
+    for index in 0..1000 {
+        fs::write(many.join(format!("a name of some length, {index}")), vec![b'x'; index % 600]).unwrap();
+    }
+    fs::write(folder.join("file"), noise(1, (5 << 20) + 77)).unwrap();
+    let file = fs::File::create(folder.join("hole")).unwrap();
+    file.write_all_at(&noise(2, 3000), 17 << 20).unwrap();
+}
+
 #[test]
 fn volumes_of_large_clusters_and_sectors() {
     as_ntfs_3g_sees_it(200, &["-c", "65536"], fill_less);
     as_ntfs_3g_sees_it(120, &["-s", "4096", "-c", "4096"], fill_less);
+    as_ntfs_3g_sees_it(2000, &["-c", "2097152"], fill_largest);
 }
 
 #[test]

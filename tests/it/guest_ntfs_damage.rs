@@ -13,7 +13,7 @@ use crate::guest_ntfs_windows::{attribute_at, number, open_bytes, record_at};
 use crate::guest_tree::{self as tree, noise, set_attribute};
 
 /// A small volume with a bit of everything.
-fn small(stage: &Stage) -> Vec<u8> {
+pub(crate) fn small(stage: &Stage) -> Vec<u8> {
     let image = stage.filled(4, &["-c", "1024"], |folder| {
         fs::create_dir_all(folder.join("directory/below")).unwrap();
         for index in 0..120 {
@@ -56,11 +56,21 @@ fn damage_anywhere_ends_in_errors() {
     const ROUNDS: usize = 1500;
     let stage = Stage::new();
     let sound = small(&stage);
-    // Words of records, index blocks, lists and the boot sector: whatever begins like them, and what is behind.
-    let is_metadata = |sector: &[u8]| sector.starts_with(b"FILE") || sector.starts_with(b"INDX");
-    let sectors = sound.chunks(512).enumerate().filter(|(_, sector)| is_metadata(sector));
-    let mut words: Vec<usize> = sectors.flat_map(|(index, _)| (index * 512..index * 512 + 510).step_by(2)).collect();
+    // Words of records, index blocks, attribute lists and the boot sector.
+    const LIST_MAGIC: &[u8] = b"\x10\0\0\0\x20\0\0\x1a";
+    let len = |place: &[u8]| match place {
+        record if record.starts_with(b"FILE") => 1024,
+        block if block.starts_with(b"INDX") => 4096,
+        list if list.starts_with(LIST_MAGIC) => 2048,
+        _ => 0,
+    };
+    let places = (0..sound.len()).step_by(512).map(|at| at..at + len(&sound[at..]));
+    let mut words: Vec<usize> = places.flat_map(|place| place.step_by(2)).collect();
     words.retain(|at| sound[*at..*at + 2] != [0, 0]);
+    assert!(
+        (0..sound.len()).step_by(512).any(|at| sound[at..].starts_with(LIST_MAGIC)),
+        "no list outside of its record"
+    );
     words.extend((11..80).step_by(2));
     let mut number = numbers(0x9e37_79b9_7f4a_7c15);
     let mut opened = 0;

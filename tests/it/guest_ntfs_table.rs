@@ -12,10 +12,10 @@ use crate::guest_tree::{self as tree, noise};
 /// Bytes of a cluster and of a record: cluster n of the table is record n.
 const RECORD: usize = 1024;
 /// The record that gets the runs of the later pieces; free on a new volume.
-const EXTENSION: u64 = 20;
+pub(crate) const EXTENSION: u64 = 20;
 
 /// The attributes of a record, each as its bytes, and the record without its protection.
-fn taken_apart(record: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+pub(crate) fn taken_apart(record: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut bytes = record.to_vec();
     let array = usize::from(bytes[4]);
     for sector in 0..2 {
@@ -33,7 +33,7 @@ fn taken_apart(record: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
 }
 
 /// The record with these attributes.
-fn put_together(mut bytes: Vec<u8>, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn put_together(mut bytes: Vec<u8>, attributes: &[Vec<u8>]) -> Vec<u8> {
     let first = usize::from(bytes[20]);
     let body = [attributes.concat(), vec![0xff; 4], vec![0; 4]].concat();
     assert!(first + body.len() < RECORD - 2, "the attributes fit");
@@ -49,8 +49,8 @@ fn put_together(mut bytes: Vec<u8>, attributes: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// The table's content, or a piece of it: `(clusters, first cluster of the volume)` each.
-fn data(id: u16, start: u64, runs: &[(usize, usize)], len: u64) -> Vec<u8> {
+/// A content without a name, or a piece of it: `(clusters, first cluster of the volume)` each.
+pub(crate) fn data(id: u16, start: u64, runs: &[(usize, usize)], len: u64) -> Vec<u8> {
     let mut pairs = Vec::new();
     let mut last = 0i32;
     for (clusters, place) in runs {
@@ -67,13 +67,13 @@ fn data(id: u16, start: u64, runs: &[(usize, usize)], len: u64) -> Vec<u8> {
     attribute.extend(u32::try_from(64 + pairs.len()).unwrap().to_le_bytes());
     attribute.extend([1, 0, 64, 0, 0, 0]);
     attribute.extend(id.to_le_bytes());
-    attribute.extend([start, start + clusters - 1, 64].map(u64::to_le_bytes).concat());
+    attribute.extend([start, (start + clusters).saturating_sub(1), 64].map(u64::to_le_bytes).concat());
     let lens = if start == 0 { [len; 3] } else { [0; 3] };
     attribute.extend(lens.map(u64::to_le_bytes).concat());
     [attribute, pairs].concat()
 }
 
-fn list(entries: &[(u32, u64, u64, u16)]) -> Vec<u8> {
+pub(crate) fn list(entries: &[(u32, u64, u64, u16)]) -> Vec<u8> {
     let mut value = Vec::new();
     for (kind, start, record, id) in entries {
         value.extend(kind.to_le_bytes());
@@ -91,7 +91,7 @@ fn list(entries: &[(u32, u64, u64, u16)]) -> Vec<u8> {
 }
 
 /// A volume, and the same one with its table in pieces.
-fn in_pieces(stage: &Stage) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn in_pieces(stage: &Stage) -> (Vec<u8>, Vec<u8>) {
     let image = stage.filled(6, &["-c", "1024"], |folder| {
         for index in 0..150u64 {
             fs::write(folder.join(format!("file {index}")), noise(index, 200)).unwrap();

@@ -55,6 +55,7 @@ mod guest_inspect;
 mod guest_lvm;
 mod guest_ntfs;
 mod guest_ntfs_damage;
+mod guest_ntfs_hostile;
 mod guest_ntfs_table;
 mod guest_ntfs_windows;
 mod guest_partitions;

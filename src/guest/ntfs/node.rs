@@ -72,9 +72,13 @@ fn time(stored: i64) -> Time {
 impl Ntfs {
     /// A record in use, of the sequence that the reference names.
     pub(super) fn record(&self, reference: Reference) -> Result<Record, GuestError> {
+        let nothing = GuestError::NoSuchNode { node: node_id(reference) };
+        if reference.number() >= self.table.records {
+            return Err(nothing);
+        }
         let record = self.table.read(&self.volume, reference.number())?;
         if !record.in_use || record.sequence != reference.sequence() {
-            return Err(GuestError::NoSuchNode { node: node_id(reference) });
+            return Err(nothing);
         }
         Ok(record)
     }
