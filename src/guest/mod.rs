@@ -21,6 +21,7 @@ pub mod tree;
 pub mod view;
 pub mod volumes;
 pub mod window;
+pub mod windows;
 pub mod xfs;
 
 pub use error::GuestError;

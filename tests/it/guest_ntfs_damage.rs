@@ -53,7 +53,7 @@ fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
 
 #[test]
 fn damage_anywhere_ends_in_errors() {
-    const ROUNDS: usize = 1500;
+    const ROUNDS: usize = 1000;
     let stage = Stage::new();
     let sound = small(&stage);
     // Words of records, index blocks, attribute lists and the boot sector.

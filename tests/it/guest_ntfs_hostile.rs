@@ -278,6 +278,20 @@ fn lengths_beyond_any_disk_cost_nothing() {
     assert!(buf[..100].iter().all(|byte| *byte == 0));
     let extent = ours.extent_at(file, 12_345).unwrap().unwrap();
     assert_eq!((extent.kind, extent.len.0), (ExtentKind::Hole, (1 << 52) - 12_345));
+    // Compressed in units of 16 clusters: the hole is one all the same.
+    let bytes = with_attributes(&sound, "file", |attributes| {
+        let at = position(attributes, DATA);
+        let mut hole = data(u16::from(attributes[at][14]), 0, &[], 1 << 52);
+        hole[12] = 1;
+        hole[32] = 72;
+        hole[34] = 4;
+        hole.splice(64..72, [0, 0, 0, 0, 0, 0, 0, 0, 0x06, 0, 0, 0, 0, 0, 4, 0]);
+        hole[4] += 8;
+        attributes[at] = hole;
+    });
+    let ours = open_bytes(bytes);
+    let extent = ours.extent_at(node(&ours, "file"), 100_000).unwrap().unwrap();
+    assert_eq!((extent.kind, extent.len.0), (ExtentKind::Hole, (1 << 52) - 100_000));
     // A longer file than it has runs, and runs longer than that.
     let ours = with_hole((1 << 62) + 5, [0x06, 0, 0, 0, 0, 0, 4, 0]);
     assert_eq!(ours.metadata(node(&ours, "file")).unwrap().size, (1 << 62) + 5);

@@ -61,6 +61,7 @@ mod guest_ntfs_windows;
 mod guest_partitions;
 mod guest_tree;
 mod guest_volumes;
+mod guest_windows;
 mod guest_xfs;
 mod independent_reader;
 mod killed_processes;

@@ -309,8 +309,15 @@ impl Ntfs {
             }
             Some(bits) => {
                 let unit_bytes = self.volume.cluster_bytes() << bits;
-                let unit = self.unit_at(content, pieces, bits, at / unit_bytes)?;
-                (matches!(unit, Unit::Hole), unit_bytes - at % unit_bytes)
+                let run = self.run_at(content, pieces, (at / unit_bytes) << bits)?;
+                // Whole units in one run are all the same; the walk over a hole must not be as long as the hole.
+                match run.len >> bits {
+                    0 => {
+                        let unit = self.unit_at(content, pieces, bits, at / unit_bytes)?;
+                        (matches!(unit, Unit::Hole), unit_bytes - at % unit_bytes)
+                    }
+                    units => (run.cluster.is_none(), units * unit_bytes - at % unit_bytes),
+                }
             }
         };
         let len = len.min(left);

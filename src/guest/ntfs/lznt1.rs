@@ -86,6 +86,8 @@ fn length_bits(done: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -118,6 +120,15 @@ mod tests {
                 .unwrap()),
         );
         check(&[3, 0x80, 0b10, b'x', 0xfc, 0x0f], Ok(&[b'x'; 4096]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_unpacked_or_refused(stored in proptest::collection::vec(any::<u8>(), 0..300), compressed: bool) {
+            let header = if compressed { 0xb0 } else { 0x30 };
+            let _ = unpack(&[&[u8::try_from(stored.len() & 0xff).unwrap(), header][..], &stored].concat(), &mut [0; 9000]);
+            let _ = unpack(&stored, &mut [0; 4096]);
+        }
     }
 
     #[test]

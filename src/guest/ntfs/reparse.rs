@@ -155,7 +155,14 @@ fn windows_link(ntfs: &Ntfs, node: &Node, tag: u32, data: &[u8]) -> Result<Vec<u
     if let Some(found) = within.map(|path| on_this_volume(ntfs, node, &slashed(path))).transpose()?.flatten() {
         return Ok(found);
     }
-    Ok(slashed(path))
+    // Elsewhere: on the drive of that letter, which the guest's own view has in its root; or where only Windows could tell
+    // (`\??\Volume{…}\`, `\??\UNC\…`): in full, so that it is no path from the link's own directory.
+    Ok(match path {
+        [letter, b':', rest @ ..] if letter.is_ascii_alphabetic() => {
+            [&[b'/', letter.to_ascii_uppercase(), b':'], &slashed(rest)[..]].concat()
+        }
+        _ => slashed(&target),
+    })
 }
 
 /// A path from the root as one from the directory of `link`; `None` if it does not exist.

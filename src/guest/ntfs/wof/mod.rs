@@ -165,3 +165,55 @@ impl Ntfs {
 fn corrupt(node: &Node, expected: String, found: impl Into<String>) -> GuestError {
     GuestError::Corrupt { field: "file compressed by Windows", at: node.at, expected, found: found.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few values, so that codes and lengths make sense more often than not.
+    fn stored() -> impl Strategy<Value = Vec<u8>> {
+        let codes = proptest::collection::vec(prop_oneof![Just(0x88u8), Just(0x99), any::<u8>()], 0..300);
+        (codes, proptest::collection::vec(any::<u8>(), 0..400)).prop_map(|(codes, rest)| [codes, rest].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_unpacked_or_refused(stored in stored(), len in 1usize..5000) {
+            for packing in [Packing::Xpress(8192), Packing::Lzx] {
+                let _ = packing.unpack(&stored, &mut vec![0; len]);
+            }
+        }
+
+        #[test]
+        fn bits_and_bytes_come_in_their_order(words in proptest::collection::vec(any::<u16>(), 1..20)) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut bits = huffman::Bits::new(&bytes);
+            for word in &words {
+                let high = bits.take(3);
+                prop_assert_eq!(high << 13 | bits.take(13), usize::from(*word));
+            }
+            prop_assert!(!bits.is_exhausted());
+            prop_assert_eq!(bits.take(1), 0);
+            prop_assert!(bits.is_exhausted());
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_is_unpacked() {
+        #[track_caller]
+        fn check(words: &[u32], expected: Result<Packing, &str>) {
+            let data: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert_eq!(packing(&data), expected);
+        }
+        check(&[1, 2, 1, 0], Ok(Packing::Xpress(4096)));
+        check(&[1, 2, 1, 1, 7], Ok(Packing::Lzx));
+        check(&[1, 2, 1, 2], Ok(Packing::Xpress(8192)));
+        check(&[1, 2, 1, 3], Ok(Packing::Xpress(16_384)));
+        check(&[1, 1, 1, 0], Err("in a WIM archive (WOF)"));
+        for unknown in [&[1, 2, 1, 4][..], &[1, 2, 2, 0], &[2, 2, 1, 0], &[1, 3, 1, 0], &[1, 2, 1], &[]] {
+            check(unknown, Err("compressed by Windows (WOF)"));
+        }
+    }
+}
