@@ -45,6 +45,7 @@ find_missing() {
     need debugfs e2fsprogs
     need fusermount3 fuse3
     need genisoimage genisoimage
+    need hivexsh libhivex-bin
     need losetup mount
     need mkfs.btrfs btrfs-progs
     need mkfs.exfat exfatprogs
@@ -57,6 +58,7 @@ find_missing() {
     need sfdisk fdisk
     need sgdisk gdisk
     need thin_restore thin-provisioning-tools
+    need wimlib-imagex wimtools
     need xorriso xorriso
     need tar tar
     need gzip gzip

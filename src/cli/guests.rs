@@ -28,6 +28,7 @@ How a file is named:
   web1@latest:/etc/fstab              in a backup, as the guest sees it
   web1@2026-11-20T02:15:/etc/fstab    in an earlier one; or by the beginning of its id: 3f2a91bc:/etc/fstab
   web1@latest:disk0/p2/etc/fstab      on one volume: a partition, a logical volume (vg0/root); `ls web1@latest:` shows them
+  web1@latest:C:/Users                on a drive of Windows, by Windows's own letter
   disk.qcow2:/etc  vms/web1/:/etc     in an image file, a block device or a machine's folder, as it is now";
 
 /// Options for images and folders that are no backups.

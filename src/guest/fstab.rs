@@ -92,6 +92,8 @@ pub struct DeviceNames {
     pub label: String,
     /// Its partition's UUID.
     pub partition_uuid: String,
+    /// Where its partition begins on its disk, in bytes.
+    pub partition_start: Option<u64>,
     /// Its partition's name.
     pub partition_label: String,
     /// Number of its disk on the machine and of its partition on the disk (0 for a whole disk).
@@ -187,6 +189,7 @@ mod tests {
             uuid: "5d0a-77".to_owned(),
             label: "Root".to_owned(),
             partition_uuid: "0aFF-01".to_owned(),
+            partition_start: None,
             partition_label: "linux".to_owned(),
             place: Some((0, 2)),
             logical: Some(("vg-0".to_owned(), "root".to_owned())),

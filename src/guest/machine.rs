@@ -10,7 +10,8 @@ use super::fstab::DeviceNames;
 use super::tree::FileSystem;
 use super::view::{GuestView, MountableVolume};
 use super::volumes::{Volume, Volumes, volumes};
-use super::{btrfs, ext, xfs};
+use super::windows::{self, Drives, NamedVolume};
+use super::{btrfs, ext, ntfs, xfs};
 use crate::disk::Disk;
 
 /// A filesystem, or why it cannot be opened.
@@ -20,6 +21,7 @@ pub type Opened = Result<Arc<dyn FileSystem>, Arc<GuestError>>;
 pub struct GuestMachine {
     volumes: Volumes,
     filesystems: Vec<OnceLock<Opened>>,
+    drives: OnceLock<Drives>,
     view: OnceLock<Option<Arc<GuestView>>>,
 }
 
@@ -30,7 +32,7 @@ impl GuestMachine {
             disks.iter().enumerate().map(|(number, disk)| (format!("disk{number}"), Arc::clone(disk))).collect();
         let volumes = volumes(&named);
         let filesystems = volumes.volumes.iter().map(|_| OnceLock::new()).collect();
-        GuestMachine { volumes, filesystems, view: OnceLock::new() }
+        GuestMachine { volumes, filesystems, drives: OnceLock::new(), view: OnceLock::new() }
     }
 
     /// Everything found on the disks.
@@ -56,9 +58,26 @@ impl GuestMachine {
                 .filter(|number| self.volumes.volumes[*number].content.kind.role() == Role::FileSystem)
                 .filter_map(|number| self.mountable(number))
                 .collect();
-            GuestView::new(&mountable).map(Arc::new)
+            let view = GuestView::new(&mountable).or_else(|| GuestView::of_drives(self.drives(), &self.named()));
+            view.map(Arc::new)
         });
         view.clone()
+    }
+
+    /// The drives of Windows; none if no volume has one.
+    pub fn drives(&self) -> &Drives {
+        self.drives.get_or_init(|| windows::drives(&self.named()))
+    }
+
+    /// All volumes, also those that hold no files.
+    fn named(&self) -> Vec<NamedVolume> {
+        let volumes = self.volumes.volumes.iter().enumerate();
+        let named = volumes.map(|(number, volume)| NamedVolume {
+            name: volume.name.clone(),
+            names: device_names(volume),
+            filesystem: self.opened(number),
+        });
+        named.collect()
     }
 
     fn opened(&self, number: usize) -> Opened {
@@ -85,6 +104,7 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         }
         ContentKind::Ext2 | ContentKind::Ext3 | ContentKind::Ext4 => Ok(Arc::new(ext::open(Arc::clone(disk))?)),
         ContentKind::Btrfs => Ok(Arc::new(btrfs::open(Arc::clone(disk))?)),
+        ContentKind::Ntfs => Ok(Arc::new(ntfs::open(Arc::clone(disk))?)),
         ContentKind::Xfs => Ok(Arc::new(xfs::open(Arc::clone(disk))?)),
         _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }
@@ -97,6 +117,7 @@ fn device_names(volume: &Volume) -> DeviceNames {
         uuid: volume.content.uuid.clone(),
         label: volume.content.label.clone(),
         partition_uuid: partition.map(|partition| partition.uuid.clone()).unwrap_or_default(),
+        partition_start: partition.map(|partition| partition.start.0),
         partition_label: partition.map(|partition| partition.name.clone()).unwrap_or_default(),
         place: None,
         logical: None,

@@ -14,12 +14,14 @@ pub mod lvm;
 pub mod machine;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod ntfs;
 pub mod partitions;
 pub mod path;
 pub mod tree;
 pub mod view;
 pub mod volumes;
 pub mod window;
+pub mod windows;
 pub mod xfs;
 
 pub use error::GuestError;

@@ -1,7 +1,8 @@
 //! The guest's own view of its files: the root filesystem, with the other volumes where the guest mounts them.
 //!
-//! The root is the volume that has an `/etc/fstab` or an `os-release`; its `fstab` says the rest. What cannot be placed is
-//! named in the summary's warnings: such a volume is still there under its own name, outside of this view.
+//! On Linux the root is the volume that has an `/etc/fstab` or an `os-release`; its `fstab` says the rest. What cannot be placed is
+//! named in the summary's warnings: such a volume is still there under its own name, outside of this view. On Windows the
+//! root has a folder for each drive, `C:` and so on, by Windows's own letters.
 //!
 //! A view is a filesystem again. Nodes of its parts get numbers of the view's own in [`NodeId::tree`]: one for each tree of
 //! each part, given out when it is first met.
@@ -14,6 +15,7 @@ use super::GuestError;
 use super::fstab::{DeviceNames, FSTAB_BYTES_MAX, mounts};
 use super::path::{LastLink, resolve};
 use super::tree::{Entry, ExtendedAttribute, FileSystem, Metadata, NodeId, NodeKind, Summary};
+use super::windows::{Drive, DriveFolders, Drives, NamedVolume};
 use crate::disk::Extent;
 
 /// Files that tell a Linux root filesystem, one of them.
@@ -77,14 +79,50 @@ impl GuestView {
             trees: RwLock::default(),
         };
         view.summary.warnings.clear();
-        view.note_warnings(root_volume);
+        view.note_warnings(&root_volume.name, root_volume.filesystem.as_ref());
         view.mount_all(volumes);
+        Some(view)
+    }
+
+    /// The view of a machine with Windows: a folder for each drive. `None` if there are no drives.
+    pub fn of_drives(drives: &Drives, volumes: &[NamedVolume]) -> Option<GuestView> {
+        if drives.drives.is_empty() {
+            return None;
+        }
+        let named = |drive: &Drive| volumes.iter().find(|volume| volume.name == drive.volume);
+        let (mut shown, mut missing) = (Vec::new(), Vec::new());
+        for (drive, volume) in drives.drives.iter().filter_map(|drive| Some((drive, named(drive)?))) {
+            match &volume.filesystem {
+                Ok(filesystem) => shown.push((drive, volume, filesystem)),
+                Err(reason) => {
+                    let warning = format!("drive {}: is not shown: {}: {reason}", drive.letter, volume.name);
+                    missing.push(Missing { folder: format!("/{}:", drive.letter), warning });
+                }
+            }
+        }
+        let folders: Arc<dyn FileSystem> = Arc::new(DriveFolders::new(shown.iter().map(|(drive, ..)| drive.letter)));
+        let mut summary = folders.summary().clone();
+        summary.warnings.extend(drives.warnings.iter().cloned());
+        summary.warnings.extend(missing.iter().map(|missing| missing.warning.clone()));
+        let root = folders.root();
+        let parts = vec![Part { filesystem: folders, root }];
+        let mut view = GuestView { summary, missing, parts, covered: HashMap::new(), trees: RwLock::default() };
+        for (index, (_, volume, filesystem)) in shown.into_iter().enumerate() {
+            view.parts.push(Part { filesystem: Arc::clone(filesystem), root: filesystem.root() });
+            view.covered.insert((0, DriveFolders::folder(index)), index + 1);
+            view.note_warnings(&volume.name, filesystem.as_ref());
+        }
         Some(view)
     }
 
     /// What the guest mounts and this view does not show, and why; also among the summary's warnings.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
+    }
+
+    /// Whether it shows Windows's drives, each as a folder of the root.
+    pub fn has_drives(&self) -> bool {
+        self.summary.kind == DriveFolders::KIND
     }
 
     fn mount_all(&mut self, volumes: &[MountableVolume]) {
@@ -135,14 +173,14 @@ impl GuestView {
         self.parts.push(Part { filesystem, root });
         self.covered.insert((place.0, place.1), self.parts.len() - 1);
         if !known {
-            self.note_warnings(volume);
+            self.note_warnings(&volume.name, volume.filesystem.as_ref());
         }
         Ok(())
     }
 
-    fn note_warnings(&mut self, volume: &MountableVolume) {
-        let warnings = volume.filesystem.summary().warnings.iter();
-        self.summary.warnings.extend(warnings.map(|warning| format!("{}: {warning}", volume.name)));
+    fn note_warnings(&mut self, name: &str, filesystem: &dyn FileSystem) {
+        let warnings = filesystem.summary().warnings.iter();
+        self.summary.warnings.extend(warnings.map(|warning| format!("{name}: {warning}")));
     }
 
     fn small_file(&self, path: &str) -> Result<Option<Vec<u8>>, GuestError> {

@@ -62,8 +62,8 @@ pub enum FilesError {
         /// What its reader said.
         source: Arc<GuestError>,
     },
-    /// Drives are not supported.
-    #[error("{source_name}: drive {letter}: names of drives are not supported")]
+    /// No volume is that drive of Windows.
+    #[error("{source_name}: no volume is known to be drive {letter}:")]
     Drive {
         /// The backup or image.
         source_name: String,

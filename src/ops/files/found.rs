@@ -1,5 +1,6 @@
 //! From a place to a node: which volume is meant, and where the path leads on it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::FilesError;
@@ -27,7 +28,7 @@ pub struct Found {
 struct Tree<'p> {
     filesystem: Arc<dyn FileSystem>,
     /// The path there.
-    path: &'p [u8],
+    path: Cow<'p, [u8]>,
     missing: Vec<Missing>,
 }
 
@@ -64,7 +65,7 @@ impl Source {
     pub fn find(&self, place: &Place, last: LastLink) -> Result<Found, FilesError> {
         let Tree { filesystem, path, missing } = self.tree(&place.inside)?;
         let shown = || String::from_utf8_lossy(&place.plain()).into_owned();
-        let node = resolve(filesystem.as_ref(), path, last).map_err(|source| FilesError::path(shown(), source))?;
+        let node = resolve(filesystem.as_ref(), &path, last).map_err(|source| FilesError::path(shown(), source))?;
         Ok(Found { place: place.plain(), filesystem, node, missing })
     }
 
@@ -92,12 +93,12 @@ impl Source {
                 if let Some(view) = self.guest.view() {
                     let mut missing = view.missing().to_vec();
                     missing.retain(|missing| is_below(missing.folder.as_bytes(), path));
-                    return Ok(Tree { filesystem: view, path, missing });
+                    return Ok(Tree { filesystem: view, path: path.into(), missing });
                 }
                 let names: Vec<&str> = self.guest.names().collect();
                 match names.as_slice() {
                     [] => Err(self.no_files()),
-                    [only] => Ok(Tree { filesystem: self.volume(only)?, path, missing: Vec::new() }),
+                    [only] => Ok(Tree { filesystem: self.volume(only)?, path: path.into(), missing: Vec::new() }),
                     _ => {
                         let source_name = self.name.clone();
                         Err(FilesError::WhichVolume { source_name, volumes: self.volumes_with_files() })
@@ -106,11 +107,23 @@ impl Source {
             }
             Inside::Volume(text) => {
                 let (name, path) = self.split(text)?;
-                Ok(Tree { filesystem: self.volume(&name)?, path, missing: Vec::new() })
+                Ok(Tree { filesystem: self.volume(&name)?, path: path.into(), missing: Vec::new() })
             }
-            Inside::Drive(letter, _) => {
-                let (source_name, volumes) = (self.name.clone(), self.volumes_with_files());
-                Err(FilesError::Drive { source_name, letter: *letter, volumes })
+            Inside::Drive(letter, path) => {
+                let drive = self.guest.drives().drives.iter().find(|drive| drive.letter == *letter);
+                let Some(drive) = drive else {
+                    let (source_name, volumes) = (self.name.clone(), self.volumes_with_files());
+                    return Err(FilesError::Drive { source_name, letter: *letter, volumes });
+                };
+                let filesystem = self.volume(&drive.volume)?;
+                // In the view of all drives, if there is one: there links to other drives lead somewhere.
+                Ok(match self.guest.view().filter(|view| view.has_drives()) {
+                    Some(view) => {
+                        let path = [format!("/{letter}:").as_bytes(), path].concat();
+                        Tree { filesystem: view, path: path.into(), missing: Vec::new() }
+                    }
+                    None => Tree { filesystem, path: path.into(), missing: Vec::new() },
+                })
             }
         }
     }

@@ -6,7 +6,7 @@
 //! web1@latest:disk0/p2/etc/fstab        one volume: a partition, a whole disk (disk0), a logical volume (vg0/root)
 //! web1@latest:   web1@latest            the root
 //! disk.vmdk:/etc   vms/web1/:/etc       an image file, a block device, a machine's folder: anything that exists here
-//! web1@latest:C:/Windows                a drive: understood, not supported yet
+//! web1@latest:C:/Windows                a drive of Windows, by its own letters
 //! ```
 //!
 //! The part behind the source begins at the first colon behind which stands
