@@ -46,9 +46,13 @@ find_missing() {
     need fusermount3 fuse3
     need genisoimage genisoimage
     need hivexsh libhivex-bin
+    # Linux as a process, where the host's kernel lacks a driver that has to judge.
+    need linux.uml user-mode-linux
     need losetup mount
+    need mcopy mtools
     need mkfs.btrfs btrfs-progs
     need mkfs.exfat exfatprogs
+    need mount.exfat-fuse exfat-fuse
     need mkfs.f2fs f2fs-tools
     need mkfs.vfat dosfstools
     need mkfs.xfs xfsprogs

@@ -6,9 +6,12 @@
 //! Not in here: image formats, the repository, mounting, who wants the files.
 
 pub mod btrfs;
+mod clusters;
 pub mod detect;
 pub mod error;
+pub mod exfat;
 pub mod ext;
+pub mod fat;
 pub mod fstab;
 pub mod lvm;
 pub mod machine;

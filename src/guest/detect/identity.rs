@@ -166,12 +166,12 @@ pub(super) fn zfs(probe: &Probe<'_>, kind: ContentKind, at: u64) -> Found {
 }
 
 /// Joins the parts of a FAT or exFAT serial number as `blkid` prints it.
-pub(super) fn serial(number: u32) -> String {
+pub(in crate::guest) fn serial(number: u32) -> String {
     format!("{:04X}-{:04X}", number >> 16, number & 0xffff)
 }
 
 /// A label of eleven bytes, padded with spaces; what mkfs writes for "none" is none.
-pub(super) fn dos_label(bytes: &[u8; 11]) -> String {
+pub(in crate::guest) fn dos_label(bytes: &[u8; 11]) -> String {
     match text(bytes) {
         none if none == "NO NAME" => String::new(),
         label => label,

@@ -19,6 +19,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::disk::{Disk, DiskError};
+pub(super) use identity::{dos_label, serial};
 use probe::Probe;
 
 /// What lies on a volume.
