@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nobody's work takes so long, not even where all else runs beside it.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// A guard against a machine that hangs, not a measure: half a minute of work takes long where much else runs.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A folder in memory, if there is one: the machine keeps its own memory there, and no disk has to follow its images.
 pub(crate) fn folder() -> tempfile::TempDir {
