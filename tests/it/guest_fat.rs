@@ -106,7 +106,7 @@ fn long_records(units: &[u16], checksum: u8) -> Vec<[u8; 32]> {
 }
 
 fn checksum(short: &[u8; 11]) -> u8 {
-    short.iter().fold(0u8, |sum, byte| (sum >> 1 | sum << 7).wrapping_add(*byte))
+    short.iter().fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
 // ---- the judge ------------------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ fn labels_and_serial_numbers_are_those_of_blkid() {
     for (number, options) in
         ["-F 12 -s 32 -n LABEL", "-F 16 -s 4 -i 1234abcd", "-F 32 -s 1 -n A-LABEL"].into_iter().enumerate()
     {
-        let image = made(dir.path(), &number.to_string(), 40 << 10, &options);
+        let image = made(dir.path(), &number.to_string(), 40 << 10, options);
         let summary = open(&image).summary().clone();
         let content = detect(disk(&image).as_ref()).unwrap();
         assert_eq!(summary.kind, content.kind.word());

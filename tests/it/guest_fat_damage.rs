@@ -13,7 +13,7 @@ use abbild::units::{ByteLen, GuestOffset};
 
 use crate::guest_fat::{Places, found, made};
 use crate::guest_tree::{run, survey};
-use crate::patched::{Patched, Random};
+use crate::patched::{Patch, Patched, Random};
 
 /// A small volume: folders in folders, long names, files in pieces.
 struct Sample {
@@ -38,11 +38,11 @@ impl Sample {
         Sample { disk: Arc::new(MemoryDisk(fs::read(&image).unwrap())), places }
     }
 
-    fn patched(&self, patches: &[(u64, Vec<u8>)]) -> Arc<dyn Disk> {
+    fn patched(&self, patches: &[Patch]) -> Arc<dyn Disk> {
         Arc::new(Patched { below: Arc::clone(&self.disk), patches: patches.to_vec() })
     }
 
-    fn open(&self, patches: &[(u64, Vec<u8>)]) -> Fat {
+    fn open(&self, patches: &[Patch]) -> Fat {
         fat::open(self.patched(patches)).unwrap()
     }
 
@@ -54,14 +54,14 @@ impl Sample {
     }
 
     /// A record that leads elsewhere.
-    fn leading_to(&self, path: &str, cluster: u32) -> Vec<(u64, Vec<u8>)> {
+    fn leading_to(&self, path: &str, cluster: u32) -> Vec<Patch> {
         let (at, _) = self.record(path);
         let bytes = cluster.to_le_bytes();
         vec![(at + 26, bytes[..2].to_vec()), (at + 20, bytes[2..].to_vec())]
     }
 
     /// An entry of the FAT32's table.
-    fn entry(&self, cluster: u32, value: u32) -> (u64, Vec<u8>) {
+    fn entry(&self, cluster: u32, value: u32) -> Patch {
         (self.places.table + u64::from(cluster) * 4, value.to_le_bytes().to_vec())
     }
 }
@@ -144,7 +144,7 @@ fn chains_that_cannot_be_are_errors_of_their_file() {
     let clusters = sample.disk.0.len() as u64 / 512;
     let mut buf = [0; 5000];
     let one_after = |value: u32| vec![sample.entry(first + 2, value)];
-    let cases: [(Vec<(u64, Vec<u8>)>, String); 9] = [
+    let cases: [(Vec<Patch>, String); 9] = [
         (one_after(first), format!("expected a chain from cluster {first} that ends, found one that comes back to")),
         (
             one_after(first + 2),
@@ -181,7 +181,7 @@ fn chains_that_cannot_be_are_errors_of_their_file() {
         check_said(tree.read_at(file, 0, &mut buf), &format!("first cluster of a file at {:#x} of the volume", at));
         check_said(tree.extent_at(file, 0), shown);
         let tree = sample.open(&sample.leading_to("A/B", cluster));
-        check_said(tree.metadata(found(&tree, "A/B")), &format!("first cluster of a directory at"));
+        check_said(tree.metadata(found(&tree, "A/B")), "first cluster of a directory at");
     }
     // Two files with the same clusters are odd, and readable.
     let tree = sample.open(&sample.leading_to("A/B/a file with a long name", first));

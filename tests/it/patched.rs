@@ -5,11 +5,14 @@ use std::sync::Arc;
 use abbild::disk::{Disk, DiskError, Extent, MemoryDisk};
 use abbild::units::{ByteLen, GuestOffset};
 
+/// Bytes that lie somewhere now.
+pub(crate) type Patch = (u64, Vec<u8>);
+
 /// A disk with some bytes changed.
 pub(crate) struct Patched {
     pub below: Arc<MemoryDisk>,
-    /// Where, and what lies there now; later ones hide earlier ones.
-    pub patches: Vec<(u64, Vec<u8>)>,
+    /// Later ones hide earlier ones.
+    pub patches: Vec<Patch>,
 }
 
 impl Disk for Patched {
@@ -46,7 +49,7 @@ impl Random {
     }
 
     /// A few bytes for `at`, as damage leaves them: flipped, cleared, set, or others.
-    pub fn damage(&mut self, below: &MemoryDisk, at: usize) -> (u64, Vec<u8>) {
+    pub fn damage(&mut self, below: &MemoryDisk, at: usize) -> Patch {
         let len = 1 + self.below(4);
         let mut bytes = below.0[at..below.0.len().min(at + len)].to_vec();
         match self.below(4) {

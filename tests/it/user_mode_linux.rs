@@ -2,6 +2,7 @@
 //! Needs no root. What it does says a script in `tests/judge`, its first process.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub(crate) fn boot(script: &str, work: &Path, images: &[PathBuf]) {
     let console = fs::File::create(work.join("console")).unwrap();
     let mut command = Command::new("linux.uml");
     command
+        .process_group(0)
         .args(["rootfstype=hostfs", "ro", "mem=192M", "con=null", "con0=null,fd:1", "quiet"])
         .arg(format!("init={}", judges.join(script).display()))
         .arg(format!("JUDGE_WORK={}", work.display()))
@@ -44,7 +46,9 @@ pub(crate) fn boot(script: &str, work: &Path, images: &[PathBuf]) {
     let begin = Instant::now();
     while machine.try_wait().unwrap().is_none() {
         if begin.elapsed() > PATIENCE {
-            let _ = machine.kill();
+            // With the processes that it made.
+            let group = rustix::process::Pid::from_child(&machine);
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             panic!("user mode Linux does not end: {}", told(work));
         }
         std::thread::sleep(Duration::from_millis(20));
