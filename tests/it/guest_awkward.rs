@@ -5,6 +5,7 @@
 //! on two disks. The last column is a copy made while the filesystem was mounted and busy: nothing of what had come to rest
 //! before may be other than it was without an error that names it.
 
+use std::any::Any;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -18,41 +19,112 @@ use abbild::guest::tree::{FileSystem, NodeId, NodeKind};
 use flate2::read::GzDecoder;
 
 use crate::guest_tree::{self as tree, Field, Mount, Tree, compare, of_folder, of_tree, run};
+use crate::{guest_exfat, guest_fat, guest_ntfs, user_mode_linux};
 
 /// Size of every filesystem: that of the logical volume of fixtures/lvm/two.
 const SIZE: u64 = 520 << 20;
 const MIB: u64 = 1 << 20;
 
-/// A filesystem: how it is made and mounted, and what its driver does not show as it is.
+/// A filesystem: what it is filled by, and what that does not show as it is.
 struct Row {
     name: &'static str,
-    make: &'static [&'static str],
-    /// Options to mount it for filling, and for looking at it.
-    mount: [&'static str; 2],
+    driver: Driver,
     left_out: &'static [Field],
 }
 
+/// What fills a filesystem, and shows it.
+enum Driver {
+    /// What `mount` calls, with options for filling and for looking.
+    Mount { make: &'static [&'static str], options: [&'static str; 2], fill: fn(&Path) },
+    /// exfat-fuse.
+    ExFat,
+    /// The kernel's vfat, in a machine of its own.
+    Vfat,
+}
+
+const fn row(name: &'static str, make: &'static [&'static str], options: [&'static str; 2]) -> Row {
+    Row { name, driver: Driver::Mount { make, options, fill: tree::fill }, left_out: &[] }
+}
+
 const ROWS: &[Row] = &[
-    Row { name: "ext2", make: &["mke2fs", "-q", "-F", "-t", "ext2"], mount: ["rw", "ro"], left_out: &[] },
-    Row { name: "ext3", make: &["mke2fs", "-q", "-F", "-t", "ext3"], mount: ["rw", "ro"], left_out: &[] },
-    Row { name: "ext4", make: &["mke2fs", "-q", "-F", "-t", "ext4"], mount: ["rw", "ro"], left_out: &[] },
-    Row { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], mount: ["rw", "ro,norecovery"], left_out: &[] },
-    Row { name: "btrfs, zstd", make: &["mkfs.btrfs", "-q", "-f"], mount: ["compress=zstd", "ro"], left_out: &[] },
+    row("ext2", &["mke2fs", "-q", "-F", "-t", "ext2"], ["rw", "ro"]),
+    row("ext3", &["mke2fs", "-q", "-F", "-t", "ext3"], ["rw", "ro"]),
+    row("ext4", &["mke2fs", "-q", "-F", "-t", "ext4"], ["rw", "ro"]),
+    row("xfs", &["mkfs.xfs", "-q", "-f"], ["rw", "ro,norecovery"]),
+    row("btrfs, zstd", &["mkfs.btrfs", "-q", "-f"], ["compress=zstd", "ro"]),
+    Row {
+        name: "ntfs",
+        driver: Driver::Mount {
+            make: &["mkntfs", "-q", "-F", "-f", "-T"],
+            options: ["rw,compression", "ro,compression"],
+            fill: |folder| {
+                guest_ntfs::fill_ordinary(folder);
+                many(folder);
+            },
+        },
+        // ntfs-3g has no place for these; it shows streams as attributes.
+        left_out: &[Field::Data, Field::DirectoryLinks, Field::Created],
+    },
+    Row { name: "exfat", driver: Driver::ExFat, left_out: &guest_exfat::UNKNOWN },
+    Row { name: "fat32", driver: Driver::Vfat, left_out: &[] },
 ];
 
+/// Files enough to make ten thousand with those that are there.
+fn many(folder: &Path) {
+    for outer in 0..60 {
+        let place = folder.join(format!("folder {outer}"));
+        fs::create_dir(&place).unwrap();
+        for index in 0..100 {
+            fs::write(place.join(format!("{index} of a hundred")), vec![outer; index * 7]).unwrap();
+        }
+    }
+}
+
+impl Driver {
+    /// A filled filesystem in `image`, made in `folder`, and what its driver shows of it.
+    fn filled(&self, folder: &Path, image: &Path) -> Tree {
+        let place = folder.join("mount");
+        let name = image.file_name().unwrap().to_str().unwrap();
+        match self {
+            Driver::Mount { make, options: [filling, looking], fill } => {
+                File::create(image).unwrap().set_len(SIZE).unwrap();
+                run(make[0], &[&make[1..], &[image.to_str().unwrap()]].concat());
+                let mount = Mount::new(image, &place, filling);
+                fill(mount.path());
+                mount.unmount();
+                let _mount = Mount::new(image, &place, looking);
+                plain(of_folder(&place))
+            }
+            Driver::ExFat => {
+                guest_exfat::made(folder, name, SIZE >> 20, "");
+                guest_exfat::filled(image, &place, guest_exfat::ALL)
+            }
+            Driver::Vfat => {
+                guest_fat::made(folder, name, SIZE >> 10, "-F 32");
+                let fill = [guest_fat::BASIC, &["many"]].concat();
+                guest_fat::shown_by_vfat(folder, &[(image.to_path_buf(), &[], &fill)]).remove(0).0
+            }
+        }
+    }
+
+    /// The filesystem mounted at `place` for writing, until the result is dropped; `None` if it can be mounted only
+    /// elsewhere.
+    fn mounted(&self, image: &Path, place: &Path) -> Option<Box<dyn Any>> {
+        match self {
+            Driver::Mount { options: [filling, _], .. } => Some(Box::new(Mount::new(image, place, filling))),
+            Driver::ExFat => Some(Box::new(guest_exfat::Mount::new(image, place, "noatime"))),
+            Driver::Vfat => None,
+        }
+    }
+}
+
 fn table(rows: &[Row]) {
-    println!("{:<14}{:>9}  {:<14}{:<14}{:<20}busy copy", "", "names", "MBR, logical", "GPT", "LVM over two disks");
+    println!("{:<14}{:>9}  {:<14}{:<8}{:<20}busy copy", "", "names", "MBR, logical", "GPT", "LVM over two disks");
     for row in rows {
-        let dir = tempfile::tempdir().unwrap();
-        let (image, place) = (dir.path().join("volume"), dir.path().join("mount"));
-        File::create(&image).unwrap().set_len(SIZE).unwrap();
-        run(row.make[0], &[&row.make[1..], &[image.to_str().unwrap()]].concat());
-        let mount = Mount::new(&image, &place, row.mount[0]);
-        tree::fill(mount.path());
-        mount.unmount();
-        let mount = Mount::new(&image, &place, row.mount[1]);
-        let expected = plain(of_folder(mount.path()));
-        mount.unmount();
+        let dir = user_mode_linux::folder();
+        let image = dir.path().join("volume");
+        let expected = row.driver.filled(dir.path(), &image);
+        assert!(expected.len() > 10_000, "{}: {} names", row.name, expected.len());
         for (what, disks, volume) in divided(dir.path(), &image) {
             let machine = GuestMachine::new(&disks);
             let filesystem = machine.filesystem(volume).unwrap_or_else(|| panic!("{} {what}: no {volume}", row.name));
@@ -60,16 +132,14 @@ fn table(rows: &[Row]) {
             assert_eq!(filesystem.summary().warnings, Vec::<String>::new(), "{} {what}", row.name);
             compare(&format!("{} {what}", row.name), &expected, &of_tree(filesystem.as_ref()), row.left_out);
         }
-        let busy = copied_while_busy(row, dir.path(), &image);
-        let (equal, named) = at_rest(row, &busy, &expected);
-        println!(
-            "{:<14}{:>9}  {:<14}{:<14}{:<20}{equal} equal, {named} named",
-            row.name,
-            expected.len(),
-            "equal",
-            "equal",
-            "equal"
-        );
+        let busy = match copied_while_busy(row, dir.path(), &image) {
+            None => "not mounted on this host".to_owned(),
+            Some(copy) => {
+                let (equal, named) = at_rest(row, &copy, &expected);
+                format!("{equal} equal, {named} named")
+            }
+        };
+        println!("{:<14}{:>9}  {:<14}{:<8}{:<20}{busy}", row.name, expected.len(), "equal", "equal", "equal");
     }
 }
 
@@ -146,9 +216,9 @@ fn copy(from: &Path, to: &Path, pieces: &[(u64, u64, u64)]) {
 // ---- copies of what is in use ---------------------------------------------------------------------------------------
 
 /// A copy of the image, made while two threads make, change and remove files on it.
-fn copied_while_busy(row: &Row, folder: &Path, image: &Path) -> PathBuf {
-    let mount = Mount::new(image, &folder.join("mount"), row.mount[0]);
-    let place = mount.path().join("busy");
+fn copied_while_busy(row: &Row, folder: &Path, image: &Path) -> Option<PathBuf> {
+    let mount = row.driver.mounted(image, &folder.join("mount"))?;
+    let place = folder.join("mount/busy");
     let (stop, rounds) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
     let target = folder.join("copy");
     std::thread::scope(|scope| {
@@ -181,8 +251,8 @@ fn copied_while_busy(row: &Row, folder: &Path, image: &Path) -> PathBuf {
         copy(image, &target, &[(0, 0, SIZE)]);
         stop.store(true, Ordering::Relaxed);
     });
-    mount.unmount();
-    target
+    drop(mount);
+    Some(target)
 }
 
 /// Looks for all that was at rest in a copy of what was busy: how many of its names are there and equal in kind, owner,

@@ -16,12 +16,12 @@ use abbild::guest::{GuestError, machine};
 use rustix::fs as sys;
 
 use crate::guest_fat::found;
-use crate::guest_tree::{Field, compare, disk, noise, of_folder, of_tree, run, survey};
+use crate::guest_tree::{Field, Tree, compare, disk, noise, of_folder, of_tree, run, survey};
 use crate::patched::{Patched, Random};
 
 /// A sparse image file of so many MiB with a new exFAT, made with these options.
 #[track_caller]
-fn made(folder: &Path, name: &str, mib: u64, options: &str) -> PathBuf {
+pub(crate) fn made(folder: &Path, name: &str, mib: u64, options: &str) -> PathBuf {
     let image = folder.join(name);
     fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
     let mut args: Vec<&str> = options.split_whitespace().collect();
@@ -36,14 +36,14 @@ fn open(image: &Path) -> ExFat {
 }
 
 /// The volume of an image, mounted by exfat-fuse on a loop device; unmounted when dropped.
-struct Mount {
+pub(crate) struct Mount {
     place: PathBuf,
     device: String,
 }
 
 impl Mount {
     #[track_caller]
-    fn new(image: &Path, place: &Path, options: &str) -> Mount {
+    pub fn new(image: &Path, place: &Path, options: &str) -> Mount {
         assert!(rustix::process::geteuid().is_root(), "this story mounts filesystems: it needs root and loop devices");
         fs::create_dir_all(place).unwrap();
         let device = run("losetup", &["--find", "--show", image.to_str().unwrap()]).trim().to_owned();
@@ -136,22 +136,31 @@ fn times(folder: &Path) {
     }
 }
 
+/// What there is to fill volumes with.
+pub(crate) const ALL: &[fn(&Path)] = &[names, files, folders, times, many];
+
+/// What exfat-fuse tells neither as it is: when something was made, directories' links, where data lies.
+pub(crate) const UNKNOWN: [Field; 3] = [Field::Created, Field::DirectoryLinks, Field::Data];
+
+/// Has exfat-fuse fill a new volume; what it shows of it.
+#[track_caller]
+pub(crate) fn filled(image: &Path, place: &Path, fill: &[fn(&Path)]) -> Tree {
+    let mount = Mount::new(image, place, "noatime");
+    fill.iter().for_each(|fill| fill(place));
+    drop(mount);
+    let _mount = Mount::new(image, place, "ro,umask=022");
+    of_folder(place)
+}
+
 /// Has exfat-fuse fill and show a new volume, and compares. Returns how many nodes were compared.
 #[track_caller]
 fn judge(mib: u64, options: &str, fill: &[fn(&Path)]) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let image = made(dir.path(), "image", mib, options);
-    let place = dir.path().join("mount");
-    let mount = Mount::new(&image, &place, "noatime");
-    fill.iter().for_each(|fill| fill(&place));
-    drop(mount);
-    let mount = Mount::new(&image, &place, "ro,umask=022");
-    let expected = of_folder(&place);
-    drop(mount);
+    let expected = filled(&image, &dir.path().join("mount"), fill);
     let tree = open(&image);
     assert_eq!(tree.summary().warnings, Vec::<String>::new(), "{options}");
-    // It shows neither when something was made nor directories' links.
-    compare(options, &expected, &of_tree(&tree), &[Field::Created, Field::DirectoryLinks, Field::Data]);
+    compare(options, &expected, &of_tree(&tree), &UNKNOWN);
     run("fsck.exfat", &["-n", image.to_str().unwrap()]);
     expected.len()
 }
@@ -159,7 +168,7 @@ fn judge(mib: u64, options: &str, fill: &[fn(&Path)]) -> usize {
 #[test]
 fn every_shape_is_what_the_fuse_driver_shows() {
     let basic: &[fn(&Path)] = &[names, files, folders, times];
-    let compared = judge(64, "", &[names, files, folders, times, many])
+    let compared = judge(64, "", ALL)
         + judge(40, "-c 512 -L label", basic)
         + judge(300, "-c 128K --pack-bitmap", basic)
         + judge(1024, "-c 32M", &[times]);

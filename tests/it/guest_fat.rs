@@ -169,9 +169,9 @@ pub(crate) fn found(tree: &dyn FileSystem, path: &str) -> NodeId {
 /// A volume to be judged: its image, options of the mount that fills it, what it is filled with.
 type Judged<'a> = (PathBuf, &'a [&'a str], &'a [&'a str]);
 
-/// Has vfat fill and show all these volumes, and compares. Returns how many nodes were compared.
+/// Has vfat fill all these volumes; what it shows of each, and the DOS attributes of every path.
 #[track_caller]
-fn judge(work: &Path, volumes: &[Judged<'_>]) -> usize {
+pub(crate) fn shown_by_vfat(work: &Path, volumes: &[Judged<'_>]) -> Vec<(Tree, BTreeMap<Vec<u8>, u32>)> {
     let device = |number: usize| format!("ubd{}", char::from(b'a' + number as u8));
     let images: Vec<PathBuf> = volumes.iter().map(|(image, ..)| image.clone()).collect();
     let plan: Vec<Value> = volumes
@@ -181,20 +181,25 @@ fn judge(work: &Path, volumes: &[Judged<'_>]) -> usize {
         .collect();
     fs::write(work.join("plan.json"), serde_json::to_vec(&plan).unwrap()).unwrap();
     user_mode_linux::boot("vfat.py", work, &images);
+    let shown = (0..images.len()).map(|number| {
+        let (mut shown, attributes) = of_vfat(work, &device(number));
+        // The root has no record that could say when it was made; to vfat, that is 1970.
+        let root = Rc::make_mut(&mut shown.get_mut(&b""[..]).unwrap().node);
+        assert_eq!(root.created.take(), Some(Time::default()));
+        (shown, attributes)
+    });
+    shown.collect()
+}
+
+/// Has vfat fill and show all these volumes, and compares. Returns how many nodes were compared.
+#[track_caller]
+fn judge(work: &Path, volumes: &[Judged<'_>]) -> usize {
     let mut compared = 0;
-    for (number, image) in images.iter().enumerate() {
+    for ((image, ..), (expected, expected_attributes)) in volumes.iter().zip(shown_by_vfat(work, volumes)) {
         let what = image.file_name().unwrap().to_str().unwrap();
-        let (mut expected, expected_attributes) = of_vfat(work, &device(number));
         let tree = open(image);
         assert_eq!(tree.summary().warnings, Vec::<String>::new(), "{what}");
-        let found_tree = of_tree(&tree);
-        // The root has no record that could say when it was made; to vfat, that is 1970.
-        let root = expected.get_mut(&b""[..]).unwrap();
-        let mut seen = (*root.node).clone();
-        assert_eq!(seen.created, Some(Time::default()));
-        seen.created = None;
-        root.node = Rc::new(seen);
-        compare(what, &expected, &found_tree, &[]);
+        compare(what, &expected, &of_tree(&tree), &[]);
         for (path, attributes) in &expected_attributes {
             let shown = String::from_utf8_lossy(path);
             let metadata = tree.metadata(found(&tree, &shown)).unwrap();
@@ -205,7 +210,7 @@ fn judge(work: &Path, volumes: &[Judged<'_>]) -> usize {
     compared
 }
 
-const BASIC: &[&str] = &["names", "files", "folders", "attributes"];
+pub(crate) const BASIC: &[&str] = &["names", "files", "folders", "attributes"];
 
 #[test]
 fn every_shape_is_what_linux_shows() {

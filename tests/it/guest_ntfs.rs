@@ -102,6 +102,11 @@ fn fill(folder: &Path) {
     times(folder);
 }
 
+/// Files, names, holes, compressed files and times: what an ordinary volume has.
+pub(crate) fn fill_ordinary(folder: &Path) {
+    [files, names, sparse, compressed, times].into_iter().for_each(|fill| fill(folder));
+}
+
 fn files(folder: &Path) {
     for (seed, len) in [0, 1, 511, 512, 513, 600, 700, 1023, 1024, 4095, 4096, 4097, 65_536, 270_336, (2 << 20) + 77]
         .into_iter()
