@@ -10,6 +10,7 @@ mod digest;
 pub mod error;
 pub mod event;
 pub mod files;
+pub mod forget;
 pub mod inspect;
 pub mod machines;
 pub mod mount;

@@ -12,6 +12,7 @@ pub mod backup_disk;
 pub mod blob;
 pub mod config;
 pub mod error;
+pub mod gc;
 pub mod ids;
 pub mod index;
 pub mod intake;
@@ -328,17 +329,7 @@ impl Repository {
     pub fn manifest(&self, id: BackupId) -> Result<Manifest, RepoError> {
         let name = manifest::object_name(id);
         let payload = object::get(self.store.as_ref(), &self.keys, Kind::Manifest, &name)?;
-        let manifest = Manifest::decode(name.as_str(), &payload)?;
-        if manifest.backup != id {
-            return Err(RepoError::Damaged {
-                object: name.to_string(),
-                field: "backup id",
-                at: 0,
-                expected: id.to_string(),
-                found: manifest.backup.to_string(),
-            });
-        }
-        Ok(manifest)
+        manifest::checked(id, &payload)
     }
 
     /// Reads every manifest, oldest first; one that cannot be read is handed to `unreadable` instead of ending it all.
