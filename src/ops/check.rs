@@ -11,6 +11,7 @@ use std::thread;
 
 use super::event::{Control, Event};
 use super::{OpsError, worker_count};
+use crate::repo::gc::{forgotten, records, trash};
 use crate::repo::ids::{BackupId, ChunkId, PackId};
 use crate::repo::manifest::Manifest;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
@@ -102,6 +103,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
     if generations.is_empty() {
         report.faults.push(Fault { what: "generations".to_owned(), message: "there is none".to_owned() });
     }
+    prunes(repository, report)?;
     for name in repository.segment_names()? {
         if let Err(error) = repository.read_segment(&name) {
             fault(report, &name, &error);
@@ -116,6 +118,40 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
         .map_err(RepoError::from)?;
     if foreign > 0 {
         report.notes.push(format!("{foreign} files in the store are none of ours, or were left by a run that died"));
+    }
+    Ok(())
+}
+
+/// What prunes leave for each other, forgotten backups, and what lies in the trash.
+fn prunes(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
+    let (store, keys) = (repository.store(), repository.keys());
+    for name in records::names(store, records::TOMBSTONES)? {
+        if let Err(error) = records::load_tombstones(store, keys, &name) {
+            fault(report, &name, &error);
+        }
+    }
+    for name in records::names(store, records::CLOSINGS)? {
+        if let Err(error) = records::load_closing(store, keys, &name) {
+            fault(report, &name, &error);
+        }
+    }
+    let forgotten = forgotten::list(store)?;
+    for backup in &forgotten {
+        if let Err(error) = forgotten::load(repository, backup) {
+            fault(report, &backup.name, &error);
+        }
+    }
+    let trashed = trash::list(store)?;
+    for pack in &trashed {
+        if let Err(error) = reader::read_record_at(store, keys, pack.id, &pack.name) {
+            fault(report, &pack.name, &error);
+        }
+    }
+    if !forgotten.is_empty() {
+        report.notes.push(format!("{} forgotten backups can be brought back until they are pruned", forgotten.len()));
+    }
+    if !trashed.is_empty() {
+        report.notes.push(format!("{} packs in the trash wait for a prune", trashed.len()));
     }
     Ok(())
 }
@@ -346,8 +382,15 @@ impl Walk<'_> {
     /// The chunk must be in a pack that can be relied on; gives its length.
     fn chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<u32, RepoError> {
         match self.repository.find_chunk(id)? {
-            Some(found) if !self.bad_packs.contains(&found.pack.id) => Ok(found.place.len),
-            _ => Err(RepoError::MissingChunk { id, needed_by: needed_by() }),
+            Some(found) if !self.bad_packs.contains(&found.pack.id) => return Ok(found.place.len),
+            Some(_) => {}
+            // A prune that runs now, or the next one, brings it back into use.
+            None => match self.repository.locate(id, needed_by) {
+                Ok(found) => return Ok(found.place.len),
+                Err(RepoError::MissingChunk { .. }) => {}
+                Err(error) => return Err(error),
+            },
         }
+        Err(RepoError::MissingChunk { id, needed_by: needed_by() })
     }
 }

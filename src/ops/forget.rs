@@ -89,15 +89,20 @@ pub fn carry_out(
     Ok(())
 }
 
-/// Brings a forgotten backup back.
+/// Brings a forgotten backup back. Before it is among the backups again, everything it needs is proven to be there, and
+/// moved back into use where a prune had taken it away.
 ///
 /// # Errors
-/// What the store says.
+/// [`RepoError::MissingChunk`], [`RepoError::ChunksVanished`] if a prune has deleted some of it; what the store says.
 pub fn undo(
     repository: &Repository,
     forgotten: &Forgotten,
-    _manifest: &Manifest,
-    _control: super::Control<'_>,
+    manifest: &Manifest,
+    control: super::Control<'_>,
 ) -> Result<(), OpsError> {
-    Ok(forgotten::bring_back(repository.store(), forgotten)?)
+    if control.interrupted() {
+        return Err(OpsError::Interrupted);
+    }
+    control.tell(super::Event::Step("looking whether all of it is there"));
+    Ok(forgotten::undo(repository, forgotten, manifest)?)
 }

@@ -14,6 +14,7 @@ pub mod forget;
 pub mod inspect;
 pub mod machines;
 pub mod mount;
+pub mod prune;
 pub mod restore;
 pub mod statistics;
 

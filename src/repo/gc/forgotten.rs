@@ -8,10 +8,13 @@
 
 use std::ops::ControlFlow;
 
+use super::mark::prove;
+use super::walk::Needs;
 use crate::repo::error::RepoError;
 use crate::repo::ids::{BackupId, random, to_hex};
 use crate::repo::manifest::{self, Manifest};
 use crate::repo::seal::Kind;
+use crate::repo::session::{self, OpenSession};
 use crate::repo::store::{ObjectName, ObjectStore, StoreError};
 use crate::repo::{Repository, object};
 
@@ -68,14 +71,30 @@ pub fn load(repository: &Repository, forgotten: &Forgotten) -> Result<Manifest, 
     manifest::checked(forgotten.backup, &payload)
 }
 
-/// Gives a forgotten backup its place back. Only the rename: that all it needs is there is the caller's to prove.
+/// Brings a forgotten backup back, as a writer does that publishes: in a session, everything it needs is proven to be in
+/// use, then its manifest gets its place back, and then the session must still be held.
 ///
 /// # Errors
-/// [`RepoError::Store`], with `NotFound` if it was pruned or brought back meanwhile.
-pub fn bring_back(store: &dyn ObjectStore, forgotten: &Forgotten) -> Result<(), RepoError> {
+/// [`RepoError::MissingChunk`], [`RepoError::ChunksVanished`] if a prune has deleted some of it; [`RepoError::SessionLost`];
+/// [`RepoError::Store`], with `NotFound` if it was pruned or brought back meanwhile. It stays forgotten then.
+pub fn undo(repository: &Repository, forgotten: &Forgotten, manifest: &Manifest) -> Result<(), RepoError> {
+    let store = repository.store();
+    let session = OpenSession::begin(store, repository.keys(), "undo")?;
+    let needs = Needs::of(manifest);
+    let generation = session::newest_generation(store)?;
+    prove(repository, &needs)?;
+    session.check()?;
     match store.rename(&forgotten.name, &manifest::object_name(forgotten.backup)) {
         // A power cut during the forgetting left both names.
-        Err(StoreError::Exists { .. }) => Ok(store.remove(&forgotten.name)?),
-        outcome => Ok(outcome?),
+        Err(StoreError::Exists { .. }) => store.remove(&forgotten.name)?,
+        outcome => outcome?,
     }
+    let look_again = || {
+        session.check()?;
+        if session::newest_generation(store)? == generation { Ok(()) } else { prove(repository, &needs) }
+    };
+    look_again().inspect_err(|_| {
+        let _ = forget(store, forgotten.backup);
+    })?;
+    session.end()
 }
