@@ -16,6 +16,7 @@ use crate::repo::ids::{BackupId, ChunkId, PackId};
 use crate::repo::manifest::Manifest;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
 use crate::repo::pack::{self, reader};
+use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository, listed_packs, session};
 
 /// Packs verified at once: each lies in memory whole, 64 MiB.
@@ -208,9 +209,9 @@ fn packs(
                         *blake3::hash(&[id.0.as_slice(), &record.header, &record.directory].concat()).as_bytes(),
                     );
                 }
-                Err(RepoError::Store(error @ crate::repo::store::StoreError::Io { .. })) => {
-                    return Err(RepoError::Store(error).into());
-                }
+                Err(RepoError::Store(error @ StoreError::Io { .. })) => return Err(RepoError::Store(error).into()),
+                // A prune that runs beside us took it out of use; the maps will tell if it is needed.
+                Err(RepoError::Store(StoreError::NotFound { .. })) if was_pruned(repository, *id)? => {}
                 Err(error) => {
                     if !report.faults.iter().any(|fault| fault.what == pack::object_name(*id).as_str()) {
                         fault(report, pack::object_name(*id), &error);
@@ -239,6 +240,13 @@ fn packs(
     // From now on nothing relies on them: what they hold is stored again when the next backup sees it.
     repository.note_rotten(&bad.iter().copied().collect::<Vec<_>>())?;
     Ok(bad)
+}
+
+/// Whether a pack that is missing was taken out of use.
+fn was_pruned(repository: &Repository, id: PackId) -> Result<bool, RepoError> {
+    let store = repository.store();
+    let trashed = trash::list(store)?.iter().any(|trashed| trashed.id == id);
+    Ok(trashed || records::entombed(store, repository.keys())?.contains(&id))
 }
 
 /// What the index remembers of each sound pack must be what the pack itself says; if not, the index is built anew.

@@ -61,6 +61,8 @@ const PACK_CACHE_BYTES: u64 = 32 << 20;
 const LIST_CACHE_BYTES: u64 = 24 << 20;
 /// Nodes kept, 32 KiB each: of 256 GiB of disks.
 const NODES_CACHED: usize = 64;
+/// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
+const FETCHES: usize = 5;
 /// Packs in the trash that are remembered, with their directories: some 4 MiB.
 const TRASHED_PACKS_KNOWN: usize = 16;
 
@@ -351,14 +353,16 @@ impl Repository {
     /// # Errors
     /// As [`Repository::locate`] and [`Repository::blob`].
     pub fn fetch(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<(FoundChunk, Arc<Vec<u8>>), RepoError> {
-        let found = self.locate(id, needed_by)?;
-        match self.blob(&found) {
-            Err(RepoError::Store(StoreError::NotFound { .. })) => {}
-            outcome => return outcome.map(|blob| (found, blob)),
+        for _ in 1..FETCHES {
+            let found = self.locate(id, needed_by)?;
+            match self.blob(&found) {
+                // Its pack was repacked and pruned since the index was brought up to date, or moved back just now.
+                Err(RepoError::Store(StoreError::NotFound { .. })) => {}
+                outcome => return outcome.map(|blob| (found, blob)),
+            }
+            self.sync_index(&mut |_| {})?;
+            self.forget_rows();
         }
-        // Its pack was repacked and pruned since the index was brought up to date.
-        self.sync_index(&mut |_| {})?;
-        self.forget_rows();
         let found = self.locate(id, needed_by)?;
         let blob = self.blob(&found)?;
         Ok((found, blob))

@@ -65,3 +65,28 @@ fn what_says_nothing_forgets_nothing() {
     stage.run(&["forget", "--keep-within", "soon"]).ended(2).said("such as");
     assert_eq!(listed(&stage), 1);
 }
+
+#[test]
+fn prune_says_what_it_would_free_then_frees_it_for_good() {
+    let stage = Stage::new();
+    let first = stage.backup("base");
+    stage.backup("current");
+    stage.run(&["forget", text(&first, "backup")]).ok();
+    let plan = stage.run(&["prune", "--dry-run", "--max-unused", "0", "--json"]).ok().json();
+    assert_eq!(plan["dry_run"], true);
+    let objects = stage.objects("packs");
+    let report = stage.run(&["prune", "--max-unused", "0%", "--json"]).ok().json();
+    for amount in ["packs", "unneeded", "repacked"] {
+        assert_eq!(plan[amount], report[amount], "it does what it said: {plan} {report}");
+    }
+    assert_eq!(report["forgotten"], 1, "{report}");
+    assert_eq!(report["waiting"]["objects"], 0, "{report}");
+    assert_ne!(stage.objects("packs"), objects);
+    stage.run(&["forget", "--undo", "--all", "--json"]).ok();
+    assert_eq!(listed(&stage), 1);
+    let again = stage.run(&["prune"]).ok();
+    assert!(again.stdout.ends_with("freed: 0 B\n"), "{again:?}");
+    stage.run(&["prune", "--max-unused", "101%"]).ended(2).said("percentage");
+    stage.run(&["check", "--read-data"]).ok();
+    stage.run(&["prune", "--repo", "nowhere"]).ended(10);
+}

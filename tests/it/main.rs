@@ -78,6 +78,7 @@ mod power_loss;
 mod prune;
 mod prune_model;
 mod prune_power_loss;
+mod prune_processes;
 mod qemu;
 mod random_histories;
 mod restore_elsewhere;

@@ -330,3 +330,32 @@ fn a_lost_pack_is_named_and_nothing_else_is_lost_by_it() {
     let error = prune_now(&open_on(&fs).unwrap()).unwrap_err();
     assert!(matches!(error, OpsError::Repo(RepoError::MissingChunk { .. })), "{error}");
 }
+
+#[test]
+fn damage_in_what_prunes_leave_for_each_other_is_named_and_costs_no_backup() {
+    let Two { fs, repository, ids, contents, .. } = two();
+    let _at_work = abbild::repo::session::begin(repository.store(), repository.keys(), "elsewhere", "backup").unwrap();
+    forget_one(&repository, ids[0]).unwrap();
+    prune_now(&repository).unwrap();
+    let store = repository.store();
+    let mut names = vec![forgotten::list(store).unwrap()[0].name.clone()];
+    names.extend(records::names(store, records::TOMBSTONES).unwrap());
+    names.extend(records::names(store, records::CLOSINGS).unwrap());
+    names.extend(trash::list(store).unwrap().into_iter().map(|pack| pack.name));
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        let bytes = store.read(&name, 1 << 30).unwrap();
+        for at in [0, 9, 20, 60, bytes.len() - 40, bytes.len() - 1] {
+            let damaged = fs.snapshot();
+            let repository = open_on(&damaged).unwrap();
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            repository.store().remove(&name).unwrap();
+            repository.store().put(&name, &flipped).unwrap();
+            let report = full_check(&repository).unwrap();
+            assert!(report.faults.iter().any(|fault| fault.what == name.as_str()), "{name}, byte {at}: {report:?}");
+            prune_now(&repository).unwrap();
+            restores(&damaged, ids[1], &contents[1]);
+        }
+    }
+}

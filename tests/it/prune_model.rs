@@ -9,7 +9,7 @@
 //! not chosen; who dies is never chosen again.
 
 use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// Packs: one with the chunk and with waste; its copy without; what each writer would store.
 const PACKS: usize = 4;
@@ -146,7 +146,7 @@ impl World {
             backups: [Backup::Listed, Backup::Absent, Backup::Absent],
             reported: [true, false, false],
             writers: [writer(work[0]), writer(work[1])],
-            prunes: [Prune::default(); PRUNES],
+            prunes: rounds.map(|rounds| Prune { step: if rounds == 0 { OVER } else { 0 }, ..Prune::default() }),
             forgettings: 0,
             expiries_left: 1,
             rounds,
@@ -232,12 +232,15 @@ impl World {
                     writer.relied = Some(2 + at);
                 }
             },
-            3 if me.relied == Some(2 + at) && self.packs[2 + at] == Place::Nowhere => world.packs[2 + at] = Place::InUse,
+            3 if me.relied == Some(2 + at) && self.packs[2 + at] == Place::Nowhere => {
+                world.packs[2 + at] = Place::InUse
+            }
             3 => {}
             4 => {
                 let moved = self.newest != me.seen || me.work == Work::Undoes;
                 writer.seen = self.newest;
-                writer.step = if moved || me.relied.is_some_and(|pack| self.packs[pack] != Place::InUse) { 5 } else { 7 };
+                writer.step =
+                    if moved || me.relied.is_some_and(|pack| self.packs[pack] != Place::InUse) { 5 } else { 7 };
             }
             // The proof: in use, or out of the trash; step 6 and 11 rename what was seen there.
             5 | 10 => {
@@ -264,12 +267,14 @@ impl World {
                 writer.nonce = me.nonce & 15;
                 writer.step = if me.step == 6 { 5 } else { 10 };
             }
-            7 if !is_held => writer.step = 20,
-            7 => match me.work {
-                Work::Undoes if self.removed() == me.nonce => world.backups[0] = Backup::Listed,
-                Work::Undoes => writer.step = 20,
-                _ => world.backups[mine] = Backup::Listed,
-            },
+            7 => writer.step = if is_held { 14 } else { 20 },
+            14 => {
+                let is_there = me.work != Work::Undoes || self.removed() == me.nonce;
+                writer.step = if is_there { 8 } else { 20 };
+                if is_there {
+                    world.backups[mine] = Backup::Listed;
+                }
+            }
             8 if !is_held && without != Without::Fence => writer.step = 12,
             8 => {}
             9 => writer.step = if self.newest == me.seen { 13 } else { 10 },
@@ -401,7 +406,10 @@ impl World {
                 // Packs that may be new are spared only to save work: here they are not.
                 this.moving = me.in_use & !me.keep.map_or(0, |pack| 1 << pack);
                 this.at = 0;
-                if me.keep == Some(ORIGINAL) && self.packs[COPY] == Place::Nowhere && self.packs[ORIGINAL] == Place::InUse {
+                if me.keep == Some(ORIGINAL)
+                    && self.packs[COPY] == Place::Nowhere
+                    && self.packs[ORIGINAL] == Place::InUse
+                {
                     // It may as well be written anew.
                     let mut world = world;
                     world.packs[COPY] = Place::InUse;
@@ -498,14 +506,43 @@ impl World {
     }
 }
 
+/// States are told apart by 64 bits of a hash that is fast: two of ten million are taken for one with 3 in a million.
+#[derive(Default)]
+struct Folded(u64);
+
+impl Hasher for Folded {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(byte.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn fingerprint(world: &World) -> u64 {
+    let mut hasher = Folded::default();
+    world.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Tries every order; gives the number of states, and one in which a reported backup is lost, if there is one.
 fn explore(first: World, without: Without) -> (usize, Option<World>) {
-    let fingerprint = |world: &World| {
-        let mut hasher = std::hash::DefaultHasher::new();
-        world.hash(&mut hasher);
-        hasher.finish()
-    };
-    let mut seen = HashSet::from([fingerprint(&first)]);
+    let mut seen: HashSet<u64, BuildHasherDefault<Folded>> = HashSet::default();
+    seen.insert(fingerprint(&first));
     let mut waiting = vec![first];
     let mut next = Vec::new();
     while let Some(world) = waiting.pop() {
@@ -528,24 +565,28 @@ fn start((work, rounds, in_the_trash): Scenario) -> World {
 
 use Work::{LooksUp, Rests, TakesOver, Undoes};
 
-/// One writer, and all that two prunes can do to it; two writers, and what fits into the time that a test has.
-const SCENARIOS: [Scenario; 8] = [
-    ([LooksUp, Rests], [2, 1], false),
-    ([LooksUp, Rests], [2, 1], true),
-    ([TakesOver, Rests], [2, 1], false),
-    ([TakesOver, Rests], [2, 1], true),
-    ([Undoes, Rests], [2, 1], false),
-    ([Undoes, Rests], [2, 1], true),
-    ([LooksUp, TakesOver], [1, 0], true),
+/// One writer beside two prunes; two writers beside one.
+const SCENARIOS: [Scenario; 6] = [
+    ([TakesOver, Rests], [1, 0], true),
+    ([LooksUp, Undoes], [1, 0], false),
     ([TakesOver, Undoes], [1, 0], true),
+    ([LooksUp, LooksUp], [1, 0], false),
+    ([Undoes, Rests], [1, 1], false),
+    ([LooksUp, Rests], [1, 1], false),
 ];
 
-/// Hours, and some 20 GB: with `ABBILD_TEST_MODEL=whole`.
-const WHOLE: [Scenario; 4] = [
-    ([LooksUp, TakesOver], [2, 2], false),
-    ([TakesOver, TakesOver], [2, 2], true),
-    ([TakesOver, Undoes], [2, 2], true),
-    ([LooksUp, Undoes], [2, 2], false),
+/// Two writers beside two prunes, one of them with a second round; and one writer beside two of two rounds. Minutes to
+/// hours: with `ABBILD_TEST_MODEL=whole`.
+const WHOLE: [Scenario; 9] = [
+    ([TakesOver, Rests], [1, 1], true),
+    ([LooksUp, Rests], [2, 2], false),
+    ([TakesOver, Rests], [2, 2], true),
+    ([Undoes, Rests], [2, 2], true),
+    ([LooksUp, TakesOver], [1, 1], true),
+    ([TakesOver, Undoes], [1, 1], true),
+    ([LooksUp, Undoes], [1, 1], false),
+    ([LooksUp, TakesOver], [2, 1], false),
+    ([TakesOver, Undoes], [2, 1], true),
 ];
 
 #[test]
@@ -567,7 +608,9 @@ fn each_rule_is_needed() {
     for without in [Without::Waiting, Without::SessionsLast, Without::Fence, Without::Holding, Without::Trash] {
         let found = SCENARIOS.iter().map(|scenario| (scenario, explore(start(*scenario), without)));
         match found.into_iter().find(|(_, (_, lost))| lost.is_some()) {
-            Some((scenario, (states, _))) => println!("without {without:?}: lost after {states} states of {scenario:?}"),
+            Some((scenario, (states, _))) => {
+                println!("without {without:?}: lost after {states} states of {scenario:?}")
+            }
             None => panic!("without {without:?} nothing is lost: the model says nothing about it"),
         }
     }

@@ -12,6 +12,7 @@ use crate::repo::pack::Directory;
 use crate::repo::pack::reader::{self, OpenPack};
 use crate::repo::pack::writer::{FinishedPack, PackWriter, Padding};
 use crate::repo::seal::Kind;
+use crate::repo::store::StoreError;
 use crate::repo::{Repository, listed_packs};
 
 /// Directories are published as an index segment whenever so many bytes of them have gathered.
@@ -49,6 +50,8 @@ pub fn repack<'r>(
                 Ok(()) => repacked.old.push(pack.clone()),
                 // What was copied before it failed is stored twice for now.
                 Err(error @ RepoError::Damaged { .. }) => repacked.unreadable.push((pack.id, error)),
+                // Another prune was first.
+                Err(RepoError::Store(StoreError::NotFound { .. })) => {}
                 Err(error) => return Err(error),
             }
             done(pack.len)?;

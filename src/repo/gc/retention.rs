@@ -201,25 +201,38 @@ pub fn plan(policy: &Policy, backups: &[Candidate], now: Timestamp, zone: &TimeZ
     Ok(verdicts.collect())
 }
 
+/// A rule that counts periods.
+struct Periodic {
+    wanted: Option<u32>,
+    reason: fn(u32) -> Reason,
+    /// The period that an instant lies in: equal for equal periods, and different for different ones.
+    period: fn(jiff::Zoned) -> (Date, i64),
+}
+
 fn apply(policy: &Policy, newest_first: &[(usize, Timestamp)], zone: &TimeZone, reasons: &mut [BTreeSet<Reason>]) {
     for ((number, _), place) in newest_first.iter().zip(1..=policy.last.unwrap_or(0)) {
         reasons[*number].insert(Reason::Last(place));
     }
-    let periods: [(Option<u32>, fn(u32) -> Reason, fn(jiff::Zoned) -> (Date, i64)); 5] = [
+    let rules = [
         // An hour that the clocks repeat in autumn is two: the offset tells them apart.
-        (policy.hourly, Reason::Hourly, |at| {
-            let hour = i64::from(at.hour()) * 100_000 + i64::from(at.offset().seconds());
-            (at.date(), hour)
-        }),
-        (policy.daily, Reason::Daily, |at| (at.date(), 0)),
-        (policy.weekly, Reason::Weekly, |at| {
-            let week = at.date().iso_week_date();
-            (Date::MIN, i64::from(week.year()) * 100 + i64::from(week.week()))
-        }),
-        (policy.monthly, Reason::Monthly, |at| (at.date().first_of_month(), 0)),
-        (policy.yearly, Reason::Yearly, |at| (at.date().first_of_year(), 0)),
+        Periodic {
+            wanted: policy.hourly,
+            reason: Reason::Hourly,
+            period: |at| (at.date(), i64::from(at.hour()) * 100_000 + i64::from(at.offset().seconds())),
+        },
+        Periodic { wanted: policy.daily, reason: Reason::Daily, period: |at| (at.date(), 0) },
+        Periodic {
+            wanted: policy.weekly,
+            reason: Reason::Weekly,
+            period: |at| {
+                let week = at.date().iso_week_date();
+                (Date::MIN, i64::from(week.year()) * 100 + i64::from(week.week()))
+            },
+        },
+        Periodic { wanted: policy.monthly, reason: Reason::Monthly, period: |at| (at.date().first_of_month(), 0) },
+        Periodic { wanted: policy.yearly, reason: Reason::Yearly, period: |at| (at.date().first_of_year(), 0) },
     ];
-    for (wanted, reason, period) in periods {
+    for Periodic { wanted, reason, period } in rules {
         let mut left = 1..=wanted.unwrap_or(0);
         let mut last = None;
         for (number, instant) in newest_first {
