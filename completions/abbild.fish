@@ -49,6 +49,8 @@ complete -c abbild -n "__fish_abbild_needs_command" -f -a "cat" -d 'Print files 
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "cp" -d 'Copy files out of guests'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "find" -d 'Search files in guests'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "diff" -d 'Show which files differ between two backups'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "forget" -d 'Forget backups that need not be kept, and bring them back'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "prune" -d 'Give back the space that nothing needs'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "check" -d 'Check whether every backup is whole'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "index" -d 'Maintain the index cache'
@@ -268,6 +270,42 @@ complete -c abbild -n "__fish_abbild_using_subcommand diff" -s q -l quiet -d 'Pr
 complete -c abbild -n "__fish_abbild_using_subcommand diff" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand diff" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-last -d 'Keep the newest N backups of each machine' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-hourly -d 'Keep the newest backup of each of the newest N hours that have one' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-daily -d 'Keep the newest backup of each of the newest N days that have one' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-weekly -d 'Keep the newest backup of each of the newest N weeks that have one' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-monthly -d 'Keep the newest backup of each of the newest N months that have one' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-yearly -d 'Keep the newest backup of each of the newest N years that have one' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-within -d 'Keep all that are not older than this before the machine\'s newest, such as 30d or 1y6mo' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l min-age -d 'Forget nothing younger than this, whatever the rules say, such as 7d' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l newest-too -d 'Also forget a machine\'s newest backup, if it is named'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l undo -d 'Bring forgotten backups back'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l all -d 'Bring all forgotten backups back'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l max-unused -d 'Leave at most this share of waste in the packs that stay' -r
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l dry-run -d 'Show what would be freed, and do nothing'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l key-file -d 'Key file that opens the repository' -r -F
@@ -436,27 +474,29 @@ complete -c abbild -n "__fish_abbild_using_subcommand generate" -s q -l quiet -d
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "list" -d 'List backups'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "ls" -d 'List files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "cat" -d 'Print files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "cp" -d 'Copy files out of guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "find" -d 'Search files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "diff" -d 'Show which files differ between two backups'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "list" -d 'List backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "ls" -d 'List files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "cat" -d 'Print files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "cp" -d 'Copy files out of guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "find" -d 'Search files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "diff" -d 'Show which files differ between two backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "forget" -d 'Forget backups that need not be kept, and bring them back'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "prune" -d 'Give back the space that nothing needs'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from index" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "list" -d 'List the keys that open the repository; needs none of them'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a key file or a passphrase'

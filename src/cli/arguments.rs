@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
 use super::{
-    backup, cat, check, cp, diff, find, generated, index, init, inspect, key, list, ls, mount, restore, show, terminal,
+    backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, prune, restore,
+    show, terminal,
 };
 
 const EXIT_CODES: &str = "\
@@ -150,6 +151,10 @@ pub enum Verb {
     Find(find::Arguments),
     /// Show which files differ between two backups
     Diff(diff::Arguments),
+    /// Forget backups that need not be kept, and bring them back
+    Forget(forget::Arguments),
+    /// Give back the space that nothing needs
+    Prune(prune::Arguments),
     /// Check whether every backup is whole
     Check(check::Arguments),
     /// Describe a disk image, and what is wrong with it

@@ -268,6 +268,10 @@ fn of_repo(error: &RepoError) -> Option<Verdict> {
         RepoError::Damaged { object, .. } if object.starts_with("index/") => {
             verdict(Exit::Damaged, "the index can be made anew from the packs: abbild index rebuild")
         }
+        RepoError::ChunksVanished { .. } => {
+            verdict(Exit::Damaged, "run it again: it reads everything then, and stores what is missing")
+        }
+        RepoError::SessionLost { .. } => failed("run it again: it goes on from what is stored"),
         RepoError::Damaged { .. } | RepoError::MissingChunk { .. } | RepoError::PacksVanished { .. } => {
             verdict(Exit::Damaged, "see which backups are hit: abbild check --read-data")
         }

@@ -27,6 +27,7 @@ mod check;
 mod cp;
 mod diff;
 mod find;
+mod forget;
 mod index;
 mod init;
 mod inspect;
@@ -34,6 +35,7 @@ mod key;
 mod list;
 mod ls;
 mod mount;
+mod prune;
 mod restore;
 mod show;
 mod stats;
@@ -80,6 +82,8 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Cp(arguments) => cp::run(arguments, context),
         Verb::Find(arguments) => find::run(arguments, context),
         Verb::Diff(arguments) => diff::run(arguments, context),
+        Verb::Forget(arguments) => forget::run(arguments, context),
+        Verb::Prune(arguments) => prune::run(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),
         Verb::Index(arguments) => index::run(arguments, context),

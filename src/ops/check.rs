@@ -11,10 +11,12 @@ use std::thread;
 
 use super::event::{Control, Event};
 use super::{OpsError, worker_count};
+use crate::repo::gc::{forgotten, records, trash};
 use crate::repo::ids::{BackupId, ChunkId, PackId};
 use crate::repo::manifest::Manifest;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
 use crate::repo::pack::{self, reader};
+use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository, listed_packs, session};
 
 /// Packs verified at once: each lies in memory whole, 64 MiB.
@@ -102,6 +104,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
     if generations.is_empty() {
         report.faults.push(Fault { what: "generations".to_owned(), message: "there is none".to_owned() });
     }
+    prunes(repository, report)?;
     for name in repository.segment_names()? {
         if let Err(error) = repository.read_segment(&name) {
             fault(report, &name, &error);
@@ -116,6 +119,40 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
         .map_err(RepoError::from)?;
     if foreign > 0 {
         report.notes.push(format!("{foreign} files in the store are none of ours, or were left by a run that died"));
+    }
+    Ok(())
+}
+
+/// What prunes leave for each other, forgotten backups, and what lies in the trash.
+fn prunes(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
+    let (store, keys) = (repository.store(), repository.keys());
+    for name in records::names(store, records::TOMBSTONES)? {
+        if let Err(error) = records::load_tombstones(store, keys, &name) {
+            fault(report, &name, &error);
+        }
+    }
+    for name in records::names(store, records::CLOSINGS)? {
+        if let Err(error) = records::load_closing(store, keys, &name) {
+            fault(report, &name, &error);
+        }
+    }
+    let forgotten = forgotten::list(store)?;
+    for backup in &forgotten {
+        if let Err(error) = forgotten::load(repository, backup) {
+            fault(report, &backup.name, &error);
+        }
+    }
+    let trashed = trash::list(store)?;
+    for pack in &trashed {
+        if let Err(error) = reader::read_record_at(store, keys, pack.id, &pack.name) {
+            fault(report, &pack.name, &error);
+        }
+    }
+    if !forgotten.is_empty() {
+        report.notes.push(format!("{} forgotten backups can be brought back until they are pruned", forgotten.len()));
+    }
+    if !trashed.is_empty() {
+        report.notes.push(format!("{} packs in the trash wait for a prune", trashed.len()));
     }
     Ok(())
 }
@@ -172,9 +209,9 @@ fn packs(
                         *blake3::hash(&[id.0.as_slice(), &record.header, &record.directory].concat()).as_bytes(),
                     );
                 }
-                Err(RepoError::Store(error @ crate::repo::store::StoreError::Io { .. })) => {
-                    return Err(RepoError::Store(error).into());
-                }
+                Err(RepoError::Store(error @ StoreError::Io { .. })) => return Err(RepoError::Store(error).into()),
+                // A prune that runs beside us took it out of use; the maps will tell if it is needed.
+                Err(RepoError::Store(StoreError::NotFound { .. })) if was_pruned(repository, *id)? => {}
                 Err(error) => {
                     if !report.faults.iter().any(|fault| fault.what == pack::object_name(*id).as_str()) {
                         fault(report, pack::object_name(*id), &error);
@@ -203,6 +240,13 @@ fn packs(
     // From now on nothing relies on them: what they hold is stored again when the next backup sees it.
     repository.note_rotten(&bad.iter().copied().collect::<Vec<_>>())?;
     Ok(bad)
+}
+
+/// Whether a pack that is missing was taken out of use.
+fn was_pruned(repository: &Repository, id: PackId) -> Result<bool, RepoError> {
+    let store = repository.store();
+    let trashed = trash::list(store)?.iter().any(|trashed| trashed.id == id);
+    Ok(trashed || records::entombed(store, repository.keys())?.contains(&id))
 }
 
 /// What the index remembers of each sound pack must be what the pack itself says; if not, the index is built anew.
@@ -346,8 +390,15 @@ impl Walk<'_> {
     /// The chunk must be in a pack that can be relied on; gives its length.
     fn chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<u32, RepoError> {
         match self.repository.find_chunk(id)? {
-            Some(found) if !self.bad_packs.contains(&found.pack.id) => Ok(found.place.len),
-            _ => Err(RepoError::MissingChunk { id, needed_by: needed_by() }),
+            Some(found) if !self.bad_packs.contains(&found.pack.id) => return Ok(found.place.len),
+            Some(_) => {}
+            // A prune that runs now, or the next one, brings it back into use.
+            None => match self.repository.locate(id, needed_by) {
+                Ok(found) => return Ok(found.place.len),
+                Err(RepoError::MissingChunk { .. }) => {}
+                Err(error) => return Err(error),
+            },
         }
+        Err(RepoError::MissingChunk { id, needed_by: needed_by() })
     }
 }

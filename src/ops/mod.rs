@@ -10,9 +10,11 @@ mod digest;
 pub mod error;
 pub mod event;
 pub mod files;
+pub mod forget;
 pub mod inspect;
 pub mod machines;
 pub mod mount;
+pub mod prune;
 pub mod restore;
 pub mod statistics;
 

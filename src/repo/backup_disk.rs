@@ -188,15 +188,19 @@ impl BackupDisk {
             return Ok((blob, place.at as usize));
         }
         let in_pack = near.as_ref().and_then(|near| Some((near, near.pack.directory.find(id)?)));
-        let found = match in_pack {
-            Some((near, place)) => FoundChunk { row: near.row, pack: Arc::clone(&near.pack), place },
-            None => self.repository.locate(id, &|| self.title.clone())?,
+        let near_by = in_pack.map(|(near, place)| FoundChunk { row: near.row, pack: Arc::clone(&near.pack), place });
+        let blob = match &near_by {
+            Some(found) => self.repository.blob_at(found.row, found.place.blob)?,
+            None => None,
+        };
+        let (found, blob) = match (near_by, blob) {
+            (Some(found), Some(blob)) => (found, blob),
+            _ => self.repository.fetch(id, &|| self.title.clone())?,
         };
         let len = list.entries()[number].len();
         if found.place.len != len {
             return Err(self.damaged(id, &format!("{len} bytes for a chunk of {}", found.place.len)));
         }
-        let blob = self.repository.blob(&found)?;
         list.remember(number, found.row, found.place);
         let at = found.place.at as usize;
         *near = Some(found);

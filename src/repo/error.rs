@@ -71,6 +71,20 @@ pub enum RepoError {
         /// One of them.
         first: String,
     },
+    /// Data that a new backup needs is in no pack any more.
+    #[error("{count} chunks that the backup needs are in no pack any more; {needed_by} needs one of them")]
+    ChunksVanished {
+        /// How many.
+        count: u64,
+        /// A backup.
+        needed_by: String,
+    },
+    /// A prune took this process for dead: what it relied on may be gone.
+    #[error("session {session} was ended by a prune that took this process for dead")]
+    SessionLost {
+        /// The session.
+        session: String,
+    },
     /// Written by a later version.
     #[error("{object}: {feature} is not supported by this version")]
     Unsupported {

@@ -16,13 +16,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::blob::{BlobPacker, PackedBlob};
 use super::error::RepoError;
+use super::gc::walk::Needs;
 use super::ids::{BackupId, ChunkId, PackId};
 use super::manifest::{self, Manifest};
 use super::map::{ListEntry, push_entry};
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
-use super::session::{self, Session};
-use super::{Repository, listed_packs, object};
+use super::session::{self, OpenSession};
+use super::{Repository, gc, listed_packs, object};
 use crate::chunker::{Chunker, Piece};
 
 /// Blobs waiting for a pack writer: some 256 KiB each before compression, 1.25 MiB at most.
@@ -86,11 +87,10 @@ pub struct Committed {
     pub warnings: Vec<String>,
 }
 
-/// Runs `body` with an intake; when it gives a manifest back, everything it refers to is made durable, then the manifest
-/// itself. `finish` sees the manifest last, with all counters final, before it is sealed.
+/// Runs `body` with an intake, in a session of its own; as [`run_in`].
 ///
 /// # Errors
-/// The first error of any part; `body`'s own, converted. Nothing was committed then.
+/// As [`run_in`].
 pub fn run<E: From<RepoError>>(
     repository: &Repository,
     state: &State,
@@ -98,9 +98,35 @@ pub fn run<E: From<RepoError>>(
     body: impl FnOnce(&Intake<'_>) -> Result<Manifest, E>,
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<Committed, E> {
-    let host = super::host_name();
+    let session = OpenSession::begin(repository.store(), repository.keys(), work)?;
+    run_in(repository, session, TakenOver::Proven, state, body, finish)
+}
+
+/// What is known of the chunks that a backup takes over unread from an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenOver {
+    /// They were whole when the session had begun.
+    Proven,
+    /// They are to be proven before the backup is done.
+    Unproven,
+}
+
+/// Runs `body` with an intake; when it gives a manifest back, everything it refers to is made durable, then the manifest
+/// itself. `finish` sees the manifest last, with all counters final, before it is sealed.
+///
+/// The session must have begun before anything was looked up that the manifest will refer to.
+///
+/// # Errors
+/// The first error of any part; `body`'s own, converted. Nothing was committed then.
+pub fn run_in<E: From<RepoError>>(
+    repository: &Repository,
+    session: OpenSession<'_>,
+    taken_over: TakenOver,
+    state: &State,
+    body: impl FnOnce(&Intake<'_>) -> Result<Manifest, E>,
+    finish: impl FnOnce(&mut Manifest),
+) -> Result<Committed, E> {
     let rotten = repository.index().rotten()?;
-    let session = session::begin(repository.store(), repository.keys(), &host, work)?;
     let (data_tx, data_rx) = bounded(BLOBS_IN_FLIGHT);
     let (map_tx, map_rx) = bounded(BLOBS_IN_FLIGHT);
     let outcome = thread::scope(|scope| {
@@ -115,71 +141,63 @@ pub fn run<E: From<RepoError>>(
         body(&intake)
         // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
     });
-    // A failed pack writer is the cause; what `body` then met is its consequence.
+    // A failed pack writer is the cause; what `body` then met is its consequence. Whatever the error, the session goes.
     if let Some(failure) = lock(&state.failure).take() {
-        return Err(abandon(repository, &session, failure.into()));
+        return Err(failure.into());
     }
-    let mut manifest = match outcome {
-        Ok(manifest) => manifest,
-        Err(error) => return Err(abandon(repository, &session, error)),
-    };
+    let mut manifest = outcome?;
     if state.chunks_lost.load(Ordering::Relaxed) {
-        return Err(abandon(repository, &session, RepoError::GivenUp.into()));
+        return Err(RepoError::GivenUp.into());
     }
-    let committed = commit(repository, state, &session, &mut manifest, finish);
-    if let Err(error) = committed {
-        return Err(abandon(repository, &session, error.into()));
-    }
+    commit(repository, state, &session, taken_over, &mut manifest, finish)?;
     let mut warnings = Vec::new();
-    if let Err(error) = session::end(repository.store(), &session) {
+    if let Err(error) = session.end() {
         warnings.push(format!("the session object could not be removed: {error}"));
     }
+    // Nothing depends on it; on a medium that is nearly full the next prune makes do with less.
+    let _ = gc::reserve::make(repository.store());
     Ok(Committed { manifest, warnings })
-}
-
-/// The session goes, as far as the store lets us; the error that brought us here is the one that counts.
-fn abandon<E>(repository: &Repository, session: &Session, error: E) -> E {
-    let _ = session::end(repository.store(), session);
-    error
 }
 
 fn commit(
     repository: &Repository,
     state: &State,
-    session: &Session,
+    session: &OpenSession<'_>,
+    taken_over: TakenOver,
     manifest: &mut Manifest,
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<(), RepoError> {
     publish(repository, state, 1)?;
-    manifest.session = session.session;
-    manifest.generation = prove_packs(repository, state)?;
+    manifest.session = session.id();
+    manifest.generation = session::newest_generation(repository.store())?;
+    let moved = manifest.generation != session.record().generation;
+    // Taken for dead already: then nothing is published at all.
+    session.check()?;
+    if moved || taken_over == TakenOver::Unproven || !packs_are_there(repository, state)? {
+        gc::mark::prove(repository, &Needs::of(manifest))?;
+    }
     manifest.finished = jiff::Timestamp::now();
     finish(manifest);
     let name = manifest::object_name(manifest.backup);
     object::put(repository.store(), repository.keys(), Kind::Manifest, &name, &manifest.encode())?;
-    // A prune that began in between may not have seen the manifest: what it needs must still be there.
-    let moved = session::newest_generation(repository.store())? != manifest.generation;
-    if moved && let Err(error) = prove_packs(repository, state) {
+    // A prune that began in between may not have seen the manifest: what it needs must still be there. And only after
+    // the manifest does a session that is held still mean that no prune went on without it.
+    let look_again = || {
+        session.check()?;
+        let moved = session::newest_generation(repository.store())? != manifest.generation;
+        if moved { gc::mark::prove(repository, &Needs::of(manifest)) } else { Ok(()) }
+    };
+    look_again().inspect_err(|_| {
         let _ = repository.store().remove(&name); // never report a backup that cannot be restored
-        return Err(error);
-    }
-    Ok(())
+    })
 }
 
-/// Every pack that was added or relied on must be in the store's own listing. Gives the newest generation, looked up
-/// before the listing.
-fn prove_packs(repository: &Repository, state: &State) -> Result<u64, RepoError> {
-    let generation = session::newest_generation(repository.store())?;
+/// Whether every pack that was added or relied on is in the store's own listing.
+fn packs_are_there(repository: &Repository, state: &State) -> Result<bool, RepoError> {
     let listed = listed_packs(repository.store())?;
     let added = lock(&state.added);
     let relied_on = lock(&state.relied_on);
-    let cut = added.iter().filter(|(id, len)| listed.get(id) != Some(len)).map(|(id, _)| *id);
-    let gone = relied_on.iter().copied().filter(|id| !listed.contains_key(id));
-    let missing: Vec<PackId> = cut.chain(gone).collect();
-    match missing.first() {
-        Some(first) => Err(RepoError::PacksVanished { count: missing.len(), first: first.to_string() }),
-        None => Ok(generation),
-    }
+    Ok(added.iter().all(|(id, len)| listed.get(id) == Some(len)) && relied_on.iter().all(|id| listed.contains_key(id)))
 }
 
 /// Publishes the gathered directories if they have at least `min_bytes`.

@@ -145,6 +145,25 @@ pub fn object_name(id: BackupId) -> ObjectName {
     ObjectName::new(&format!("{FOLDER}/{id}")).expect("hex digits make a good name")
 }
 
+/// Reads the payload of the manifest of `id`, which must be that backup's.
+///
+/// # Errors
+/// As [`Manifest::decode`].
+pub fn checked(id: BackupId, payload: &[u8]) -> Result<Manifest, RepoError> {
+    let name = object_name(id);
+    let manifest = Manifest::decode(name.as_str(), payload)?;
+    if manifest.backup != id {
+        return Err(RepoError::Damaged {
+            object: name.to_string(),
+            field: "backup id",
+            at: 0,
+            expected: id.to_string(),
+            found: manifest.backup.to_string(),
+        });
+    }
+    Ok(manifest)
+}
+
 impl Manifest {
     /// The payload that stores it.
     pub fn encode(&self) -> Vec<u8> {

@@ -4,7 +4,7 @@
 //!
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
 //! - [`blob`], [`pack`] chunks → stored objects · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
-//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other
+//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes
 //!
 //! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
 
@@ -12,6 +12,7 @@ pub mod backup_disk;
 pub mod blob;
 pub mod config;
 pub mod error;
+pub mod gc;
 pub mod ids;
 pub mod index;
 pub mod intake;
@@ -32,7 +33,8 @@ pub mod text;
 mod vectors;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
 
@@ -47,7 +49,7 @@ use pack::reader::OpenPack;
 use pack::{ChunkPlace, directory};
 use seal::{Keys, Kind, MasterSecret};
 use segment_list::SegmentList;
-use store::ObjectStore;
+use store::{ObjectStore, StoreError};
 
 use crate::chunker::Chunker;
 
@@ -59,6 +61,10 @@ const PACK_CACHE_BYTES: u64 = 32 << 20;
 const LIST_CACHE_BYTES: u64 = 24 << 20;
 /// Nodes kept, 32 KiB each: of 256 GiB of disks.
 const NODES_CACHED: usize = 64;
+/// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
+const FETCHES: usize = 5;
+/// Packs in the trash that are remembered, with their directories: some 4 MiB.
+const TRASHED_PACKS_KNOWN: usize = 16;
 
 /// An open repository.
 pub struct Repository {
@@ -74,6 +80,9 @@ pub struct Repository {
     blobs: Cache<(PackRow, u32), Arc<Vec<u8>>, BlobWeight>,
     lists: Cache<ChunkId, Arc<SegmentList>, ListWeight>,
     nodes: Cache<ChunkId, Arc<Vec<ChunkId>>>,
+    /// Packs in the trash that something was found in, under rows that the index does not have.
+    trashed: Mutex<Vec<(PackRow, Arc<OpenPack>)>>,
+    trashed_rows: AtomicI64,
 }
 
 #[derive(Clone)]
@@ -180,6 +189,8 @@ impl Repository {
             blobs: Cache::with_weighter(256, BLOB_CACHE_BYTES, BlobWeight),
             lists: Cache::with_weighter(1024, LIST_CACHE_BYTES, ListWeight),
             nodes: Cache::new(NODES_CACHED),
+            trashed: Mutex::default(),
+            trashed_rows: AtomicI64::new(0),
         }
     }
 
@@ -259,11 +270,55 @@ impl Repository {
         if let Some(found) = self.find_chunk(id)? {
             return Ok(found);
         }
-        // A row that leads to no pack with the chunk is wrong, and hides a right one.
-        if self.index.find(id)?.is_some() {
+        if let Some(found) = self.find_hidden(id)? {
+            return Ok(found);
+        }
+        self.find_in_trash(id)?.ok_or_else(|| RepoError::MissingChunk { id, needed_by: needed_by() })
+    }
+
+    /// Finds a chunk that lies in a pack in use although an index that is up to date does not say so.
+    pub(crate) fn find_hidden(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
+        // A row that leads to no pack with the chunk is wrong, and hides a right one; a pack that was dropped hid others.
+        if self.index.find(id)?.is_some() || self.index.has_dropped()? {
             self.rebuild_index(&mut |_| {})?;
         }
-        self.find_chunk(id)?.ok_or_else(|| RepoError::MissingChunk { id, needed_by: needed_by() })
+        self.find_chunk(id)
+    }
+
+    /// Finds a chunk in a pack that a prune took out of use, and that is needed after all. It can be read where it lies.
+    pub(crate) fn find_in_trash(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
+        let found_in = |row: PackRow, pack: &Arc<OpenPack>| {
+            let place = pack.directory.find(id)?;
+            Some(FoundChunk { row, pack: Arc::clone(pack), place })
+        };
+        let known = || self.trashed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().iter().find_map(|(row, pack)| found_in(*row, pack)) {
+            return Ok(Some(found));
+        }
+        let Some((_, pack)) = gc::trash::find(self.store(), &self.keys, id)? else { return Ok(None) };
+        // Rows of the index count from 1 up: these are nobody else's.
+        let row = PackRow(-self.trashed_rows.fetch_add(1, Ordering::Relaxed) - 1);
+        self.packs.insert(row, Arc::clone(&pack));
+        let mut known = known();
+        if known.len() == TRASHED_PACKS_KNOWN {
+            known.remove(0);
+        }
+        known.push((row, Arc::clone(&pack)));
+        Ok(found_in(row, &pack))
+    }
+
+    /// Reads a blob of a pack that may have been moved into the trash since it was found.
+    fn read_blob_wherever(&self, pack: &OpenPack, number: u32) -> Result<Vec<u8>, RepoError> {
+        let missing = match pack.read_blob(self.store(), &self.keys, number) {
+            Err(error @ RepoError::Store(StoreError::NotFound { .. })) => error,
+            outcome => return outcome,
+        };
+        for trashed in gc::trash::list(self.store())?.into_iter().filter(|trashed| trashed.id == pack.id) {
+            if let Some(moved) = gc::trash::open(self.store(), &self.keys, &trashed)? {
+                return moved.read_blob(self.store(), &self.keys, number);
+            }
+        }
+        Err(missing)
     }
 
     /// The plain bytes of a blob, from the cache or the store; two threads that want the same one unpack it once.
@@ -272,9 +327,8 @@ impl Repository {
     /// [`RepoError::Damaged`], [`RepoError::Store`].
     pub fn blob(&self, found: &FoundChunk) -> Result<Arc<Vec<u8>>, RepoError> {
         let number = found.place.blob;
-        self.blobs.get_or_insert_with(&(found.row, number), || {
-            found.pack.read_blob(self.store.as_ref(), &self.keys, number).map(Arc::new)
-        })
+        self.blobs
+            .get_or_insert_with(&(found.row, number), || self.read_blob_wherever(&found.pack, number).map(Arc::new))
     }
 
     /// The plain bytes of blob `number` of the pack in `row`; `None` if the index no longer has that row.
@@ -286,15 +340,40 @@ impl Repository {
             return Ok(Some(blob));
         }
         let Some(pack) = self.open_pack(row)? else { return Ok(None) };
-        let read = || pack.read_blob(self.store.as_ref(), &self.keys, number).map(Arc::new);
-        self.blobs.get_or_insert_with(&(row, number), read).map(Some)
+        let read = || self.read_blob_wherever(&pack, number).map(Arc::new);
+        match self.blobs.get_or_insert_with(&(row, number), read) {
+            // It was pruned; the chunk may lie elsewhere by now.
+            Err(RepoError::Store(StoreError::NotFound { .. })) => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    /// The chunk `id` and the plain bytes of its blob, wherever a prune that runs beside us puts its pack.
+    ///
+    /// # Errors
+    /// As [`Repository::locate`] and [`Repository::blob`].
+    pub fn fetch(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<(FoundChunk, Arc<Vec<u8>>), RepoError> {
+        for _ in 1..FETCHES {
+            let found = self.locate(id, needed_by)?;
+            match self.blob(&found) {
+                // Its pack was repacked and pruned since the index was brought up to date, or moved back just now.
+                Err(RepoError::Store(StoreError::NotFound { .. })) => {}
+                outcome => return outcome.map(|blob| (found, blob)),
+            }
+            self.sync_index(&mut |_| {})?;
+            self.forget_rows();
+        }
+        let found = self.locate(id, needed_by)?;
+        let blob = self.blob(&found)?;
+        Ok((found, blob))
     }
 
     /// Forgets everything that was read by the index's rows.
-    fn forget_rows(&self) {
+    pub(crate) fn forget_rows(&self) {
         self.packs.clear();
         self.blobs.clear();
         self.lists.clear();
+        self.trashed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Reads one chunk.
@@ -302,8 +381,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::locate`] and [`Repository::blob`].
     pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
-        let found = self.locate(id, needed_by)?;
-        let blob = self.blob(&found)?;
+        let (found, blob) = self.fetch(id, needed_by)?;
         let from = found.place.at as usize;
         Ok(blob[from..from + found.place.len as usize].to_vec())
     }
@@ -328,17 +406,7 @@ impl Repository {
     pub fn manifest(&self, id: BackupId) -> Result<Manifest, RepoError> {
         let name = manifest::object_name(id);
         let payload = object::get(self.store.as_ref(), &self.keys, Kind::Manifest, &name)?;
-        let manifest = Manifest::decode(name.as_str(), &payload)?;
-        if manifest.backup != id {
-            return Err(RepoError::Damaged {
-                object: name.to_string(),
-                field: "backup id",
-                at: 0,
-                expected: id.to_string(),
-                found: manifest.backup.to_string(),
-            });
-        }
-        Ok(manifest)
+        manifest::checked(id, &payload)
     }
 
     /// Reads every manifest, oldest first; one that cannot be read is handed to `unreadable` instead of ending it all.

@@ -108,6 +108,20 @@ pub fn get(store: &dyn ObjectStore, keys: &Keys, kind: Kind, name: &ObjectName) 
     decode(keys, kind, name, &store.read(name, OBJECT_BYTES_MAX)?)
 }
 
+/// Reads and opens the object that was sealed as `sealed_as` and lies at `at` now.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_moved(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    kind: Kind,
+    sealed_as: &ObjectName,
+    at: &ObjectName,
+) -> Result<Vec<u8>, RepoError> {
+    decode(keys, kind, sealed_as, &store.read(at, OBJECT_BYTES_MAX)?)
+}
+
 /// Unpacks zstd, never beyond `max` bytes.
 fn decompress_bounded(packed: &[u8], max: usize) -> std::io::Result<Vec<u8>> {
     use std::io::Read;

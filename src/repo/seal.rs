@@ -45,6 +45,10 @@ pub enum Kind {
     Session = 5,
     /// A generation.
     Generation = 6,
+    /// Tombstones: packs that a prune was about to move.
+    Tombstones = 7,
+    /// A closing: what a prune left, and who was at work then.
+    Closing = 8,
 }
 
 /// The one secret that opens a repository; key slots wrap it.

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::error::RepoError;
+use super::gc::{records, trash};
 use super::ids::PackId;
 use super::index::{decode_segment, encode_segment};
 use super::pack::reader;
 use super::pack::{Directory, writer::FinishedPack};
 use super::seal::Kind;
 use super::store::{ObjectName, StoreError};
-use super::{Repository, listed_packs, object};
+use super::{Repository, listed_packs, object, session};
 
 /// Folder of index segments in the store.
 pub const FOLDER: &str = "index";
@@ -28,6 +29,11 @@ pub struct SyncReport {
     /// Packs that the index knew, or an index segment names, and the store no longer has: the index was built anew, and
     /// what they held counts as lost until it is seen again. Each is reported once; the index remembers them.
     pub vanished: Vec<PackId>,
+    /// Packs that the index knew and a prune took out of use.
+    pub pruned: usize,
+    /// Whether a prune began since this host last listed the store, or may have: what is missing may have been pruned, or
+    /// brought back and then lost. What a new backup takes over unread is to be proven then.
+    pub generation_moved: bool,
     /// Index segments and packs that could not be read, and why. Their chunks are not in the index.
     pub damaged: Vec<(String, RepoError)>,
 }
@@ -49,11 +55,13 @@ impl Repository {
     pub fn sync_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
         // First what is known and what segments there are, then what is there: a pack that another process adds meanwhile
         // is then new, never gone.
+        let generation = session::newest_generation(self.store())?;
         let indexed = self.index.pack_ids()?;
         let segments = self.segment_names()?;
         let listed = listed_packs(self.store())?;
         let lost_before = self.index.lost()?;
-        let mut report = SyncReport::default();
+        let generation_moved = generation > 1 && self.index.generation()? != generation;
+        let mut report = SyncReport { generation_moved, ..SyncReport::default() };
         let mut known: HashSet<PackId> = HashSet::new();
         for (id, len) in indexed {
             if listed.get(&id) == Some(&len) {
@@ -61,6 +69,14 @@ impl Repository {
             } else {
                 report.vanished.push(id);
             }
+        }
+        let mut pruned = HashSet::new();
+        if !report.vanished.is_empty() {
+            pruned = self.taken_out_of_use(generation, &report.vanished)?;
+            let gone: Vec<PackId> = report.vanished.iter().copied().filter(|id| pruned.contains(id)).collect();
+            self.index.drop_packs(&gone)?;
+            report.vanished.retain(|id| !pruned.contains(id));
+            report.pruned = gone.len();
         }
         if !report.vanished.is_empty() {
             self.note_lost(&report.vanished)?; // before the rows go that prove it
@@ -70,6 +86,10 @@ impl Repository {
         }
         let named = self.read_segments(&segments, &listed, &mut known, &mut report, progress)?;
         let mut lost: Vec<PackId> = named.into_iter().filter(|id| !lost_before.contains(id)).collect();
+        if lost.iter().any(|id| !pruned.contains(id)) {
+            let pruned = self.taken_out_of_use(generation, &lost)?;
+            lost.retain(|id| !pruned.contains(id));
+        }
         lost.retain(|id| !report.vanished.contains(id));
         report.vanished.extend_from_slice(&lost);
         let mut missing: Vec<PackId> = listed.keys().copied().filter(|id| !known.contains(id)).collect();
@@ -96,7 +116,20 @@ impl Repository {
             self.index.note_found(*id)?;
         }
         report.packs = known.len();
+        self.index.set_generation(generation)?;
         Ok(report)
+    }
+
+    /// Those of `missing` that a prune took out of use, and nobody lost.
+    fn taken_out_of_use(&self, generation: u64, missing: &[PackId]) -> Result<HashSet<PackId>, RepoError> {
+        let mut pruned = records::entombed(self.store(), &self.keys)?;
+        pruned.extend(trash::list(self.store())?.into_iter().map(|trashed| trashed.id));
+        // The tombstones of so long ago are gone: nobody can tell any more.
+        let seen = self.index.generation()?;
+        if seen > 0 && generation.saturating_sub(seen) >= records::TOMBSTONES_KEPT {
+            pruned.extend(missing);
+        }
+        Ok(pruned)
     }
 
     /// Nothing may be built on backups that may need what is lost: they hold their places, and restore what is left.
@@ -126,8 +159,7 @@ impl Repository {
         self.sync_index(progress)
     }
 
-    /// Gives the packs that the newly read segments name and the store does not have. What deletes packs must take them
-    /// out of the segments first.
+    /// Gives the packs that the newly read segments name and the store does not have.
     fn read_segments(
         &self,
         names: &[ObjectName],
@@ -156,7 +188,8 @@ impl Repository {
             absent.extend(gone.iter().map(|pack| pack.id));
             self.add_to_index(&present)?;
             known.extend(present.iter().map(|pack| pack.id));
-            self.index.remember_segment(name.as_str())?;
+            let named = present.iter().chain(&gone).map(|pack| pack.id);
+            self.index.remember_segment(name.as_str(), named)?;
             report.segments_read += 1;
         }
         Ok(absent)
@@ -198,7 +231,7 @@ impl Repository {
         let name = ObjectName::new(&format!("{FOLDER}/{id}")).expect("hex digits make a good name");
         let bytes = object::encode(&self.keys, Kind::IndexSegment, &name, &encode_segment(packs));
         self.store.put_exclusive(&name, &bytes)?;
-        self.index.remember_segment(name.as_str())?;
+        self.index.remember_segment(name.as_str(), packs.iter().map(|pack| pack.id))?;
         Ok(bytes.len() as u64)
     }
 

@@ -1,4 +1,5 @@
-//! Random histories of one machine: writes, snapshots, a snapshot written down, lost packs, backups in between. Each
+//! Random histories of one machine: writes, snapshots, a snapshot written down, lost packs, backups in between; backups
+//! forgotten, and prunes. Each
 //! backup that was reported as done equals a plain `Vec` that the same was done to.
 
 use std::path::Path;
@@ -37,6 +38,7 @@ struct History {
     fs: MemFs,
     repository: Arc<Repository>,
     kept: Vec<(BackupId, Vec<u8>)>,
+    lost_a_pack: bool,
 }
 
 impl History {
@@ -45,7 +47,8 @@ impl History {
         let repository = create_on(&fs);
         let folder = tempfile::tempdir().unwrap();
         let model = vec![0; DISK_BYTES];
-        let mut history = History { folder, model, made: 0, chain: Vec::new(), fs, repository, kept: Vec::new() };
+        let mut history =
+            History { folder, model, made: 0, chain: Vec::new(), fs, repository, kept: Vec::new(), lost_a_pack: false };
         history.snapshot();
         history
     }
@@ -115,8 +118,25 @@ impl History {
         }
         self.repository.store().remove(&pack::object_name(packs[dice.below(packs.len())])).unwrap();
         self.kept.clear();
+        self.lost_a_pack = true;
         if dice.below(2) == 0 {
             self.repository.sync_index(&mut |_| {}).unwrap(); // some other command noticed it
+        }
+    }
+
+    fn forget(&mut self, dice: &mut Dice) {
+        if self.kept.len() > 1 {
+            let (id, _) = self.kept.remove(dice.below(self.kept.len()));
+            crate::prune::forget_one(&self.repository, id).unwrap();
+        }
+    }
+
+    /// As this host, or as another one.
+    fn prune(&mut self, dice: &mut Dice) {
+        let other = open_on(&self.fs).unwrap();
+        let repository = if dice.below(2) == 0 { &self.repository } else { &other };
+        if let Err(error) = crate::prune::prune_now(repository) {
+            assert!(self.lost_a_pack, "{error}"); // of a map that is lost nobody knows what it referred to
         }
     }
 
@@ -144,12 +164,14 @@ fn every_backup_of_a_random_history_is_what_was_there() {
         let mut dice = Dice(noise(8 * 1000, seed));
         let mut history = History::new();
         for _ in 0..STEPS {
-            match dice.below(12) {
+            match dice.below(15) {
                 0..=4 => history.write(&mut dice),
                 5..=6 => history.snapshot(),
                 7 => history.commit(),
                 8 => history.lose_a_pack(&mut dice),
                 9 => history.repository = open_on(&history.fs).unwrap(),
+                12 => history.forget(&mut dice),
+                13 => history.prune(&mut dice),
                 step => history.back_up(step == 10 && dice.below(2) == 0),
             }
         }

@@ -21,8 +21,9 @@ use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, MachineIdentity, MachineKind};
 use crate::ops::digest;
 use crate::repo::Repository;
-use crate::repo::intake::{self, Committed, Counters, State};
+use crate::repo::intake::{self, Committed, Counters, State, TakenOver};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
+use crate::repo::session::OpenSession;
 use plan::Earlier;
 use source::Source;
 pub use source::{CurrentDisks, current_disks};
@@ -59,14 +60,17 @@ pub fn backup(
     // After the guard stands, so that what was compared is what is read.
     warnings.extend(digest::check_package(machine, control)?);
     control.tell(Event::Step("looking at the repository"));
-    let earlier = earlier_backups(repository, machine, options, &mut warnings)?;
+    // First the session, then the look: whatever is found from now on, no prune deletes while the session is held.
+    let session = OpenSession::begin(repository.store(), repository.keys(), "backup")?;
+    let (earlier, taken_over) = earlier_backups(repository, machine, options, &mut warnings)?;
     warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
 
     let state = State::default();
-    let committed = intake::run(
+    let committed = intake::run_in(
         repository,
+        session,
+        taken_over,
         &state,
-        "backup",
         |intake| {
             let mut manifest = draft(machine, &source, &options.level, std::mem::take(&mut warnings));
             manifest.backup = intake.backup_id();
@@ -100,15 +104,16 @@ fn earlier_backups(
     machine: &Machine,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
-) -> Result<Earlier, OpsError> {
+) -> Result<(Earlier, TakenOver), OpsError> {
     let sync = repository.sync_index(&mut |_| {})?;
+    let taken_over = if sync.generation_moved { TakenOver::Unproven } else { TakenOver::Proven };
     warnings.extend(sync.damaged.iter().map(|(object, error)| format!("{object} is damaged and not used: {error}")));
     if !sync.vanished.is_empty() {
         warnings.push(format!(
             "{} packs have vanished from the repository; everything is read, and what they held is stored again",
             sync.vanished.len()
         ));
-        return Ok(Earlier::none(repository));
+        return Ok((Earlier::none(repository), taken_over));
     }
     let identity = identity_text(&machine.identity);
     let mut unreadable = Vec::new();
@@ -123,7 +128,7 @@ fn earlier_backups(
         warnings.push("packs have vanished since the last backup, or are damaged; it is not built on".to_owned());
     }
     manifests.retain(|manifest| !doubted.contains(&manifest.backup));
-    Ok(Earlier::new(repository, manifests, options.full_read))
+    Ok((Earlier::new(repository, manifests, options.full_read), taken_over))
 }
 
 fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: Vec<String>) -> Manifest {

@@ -6,12 +6,15 @@
 //!
 //! Tables: `pack` has a row a pack with its directory; `chunk` maps the first half of an id to a pack's row; `segment`
 //! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction. A row
-//! number is never given twice, as what was read from a row is kept beyond the row's life. `lost` has the packs that were
+//! number is never given twice, as what was read from a row is kept beyond the row's life. `named` says which packs the read
+//! segments name. `state` has the generation that the store was last listed in, and whether packs were dropped: a chunk of
+//! theirs may lie in another pack as well, which then only a rebuild finds. `lost` has the packs that were
 //! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those.
 //!
 //! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
 
 mod segment;
+mod upkeep;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +34,7 @@ use super::seal::{HEADER_BYTES, Kind};
 /// Oldest SQLite without the bug that corrupts a database when its write-ahead log is reset (fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Layout of the tables; another one is discarded and built anew.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// SQLite's page cache: 16 MiB.
 const CACHE_KIB: i64 = 16 << 10;
 /// How long to wait for another process of this host that is writing to the same cache.
@@ -85,7 +88,10 @@ impl Index {
     /// [`RepoError::Index`].
     pub fn clear(&self) -> Result<(), RepoError> {
         self.lock()
-            .execute_batch("BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM pack; DELETE FROM segment; COMMIT")
+            .execute_batch(
+                "BEGIN IMMEDIATE; DELETE FROM chunk; DELETE FROM pack; DELETE FROM segment; DELETE FROM named;
+                 UPDATE state SET dropped = 0; COMMIT",
+            )
             .map_err(sqlite(&self.file))
     }
 
@@ -282,17 +288,6 @@ impl Index {
         statement.exists([name]).map_err(sqlite(&self.file))
     }
 
-    /// Remembers that the index segment `name` was read, or written by us.
-    ///
-    /// # Errors
-    /// [`RepoError::Index`].
-    pub fn remember_segment(&self, name: &str) -> Result<(), RepoError> {
-        let connection = self.lock();
-        let mut statement =
-            connection.prepare_cached("INSERT OR IGNORE INTO segment (name) VALUES (?)").map_err(sqlite(&self.file))?;
-        statement.execute([name]).map(|_| ()).map_err(sqlite(&self.file))
-    }
-
     /// The file it lies in.
     pub fn file(&self) -> &str {
         &self.file
@@ -396,6 +391,9 @@ fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusql
              len INTEGER NOT NULL, header BLOB NOT NULL, directory BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS chunk (key BLOB PRIMARY KEY, pack INTEGER NOT NULL) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS segment (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS named (pack BLOB NOT NULL, segment TEXT NOT NULL, PRIMARY KEY (pack, segment)) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS state (generation INTEGER NOT NULL, dropped INTEGER NOT NULL) STRICT;
+         INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM state);
          CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS rotten (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"

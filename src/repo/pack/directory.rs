@@ -162,8 +162,13 @@ impl Directory {
 
     /// Where the chunk `id` lies, if this pack holds it.
     pub fn find(&self, id: ChunkId) -> Option<ChunkPlace> {
+        Some(self.chunks[self.position(id)?].1)
+    }
+
+    /// Which of the pack's chunks `id` is, counted from 0 in the order in which they lie in it.
+    pub fn position(&self, id: ChunkId) -> Option<usize> {
         let found = self.by_id.binary_search_by_key(&id, |position| self.chunks[*position as usize].0).ok()?;
-        Some(self.chunks[self.by_id[found] as usize].1)
+        Some(self.by_id[found] as usize)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     DIRECTORY_PART, LOCATOR_BYTES, LOCATOR_PART, PACK_BYTES_MAX, STRIPE_BYTES, TRAILER_FIXED_BYTES, TRAILER_MAGIC,
     object_name, trailer_len,
 };
-use crate::repo::blob::unpack;
+use crate::repo::blob::{PackedBlob, unpack};
 use crate::repo::error::RepoError;
 use crate::repo::ids::{PackId, to_hex};
 use crate::repo::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
@@ -20,6 +20,7 @@ const TRAILER_END_BYTES: usize = 4 + 32 + 8;
 pub struct OpenPack {
     /// Its name.
     pub id: PackId,
+    /// Where it lies; packs in the trash keep the name that they were sealed under.
     name: ObjectName,
     cipher: ObjectCipher,
     chunk_kind: ChunkKind,
@@ -44,6 +45,37 @@ impl OpenPack {
         let cipher = ObjectCipher::open(keys, pack.kind, name.as_str(), &pack.header)?;
         let directory = decode_directory(name.as_str(), &pack.directory, pack.len)?;
         Ok(OpenPack { id: pack.id, name, cipher, chunk_kind: chunk_kind(pack.kind), directory })
+    }
+
+    /// The same pack, lying somewhere else.
+    pub fn lying_at(mut self, name: &ObjectName) -> OpenPack {
+        self.name = name.clone();
+        self
+    }
+
+    /// Whether it holds data or maps.
+    pub fn chunk_kind(&self) -> ChunkKind {
+        self.chunk_kind
+    }
+
+    /// Reads one blob as it was packed, to be put into another pack. It is unpacked and verified all the same.
+    ///
+    /// # Errors
+    /// As [`OpenPack::read_blob`].
+    pub fn read_packed(
+        &self,
+        store: &dyn ObjectStore,
+        keys: &Keys,
+        number: u32,
+    ) -> Result<(PackedBlob, Vec<u8>), RepoError> {
+        let entry = self.blob(number)?;
+        let mut bytes = vec![0; entry.sealed_len as usize]; // ≤ the pack's length, checked by the directory
+        store.read_range(&self.name, entry.at, &mut bytes)?;
+        self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut bytes)?;
+        let plain = self.unpack(entry, bytes.clone())?;
+        self.verify_chunks(keys, number, &plain)?;
+        let chunks = self.directory.chunks_of_blob(number).iter().map(|(id, place)| (*id, place.len)).collect();
+        Ok((PackedBlob { codec: entry.codec, bytes, plain_len: entry.plain_len, chunks }, plain))
     }
 
     /// Reads one blob's plain bytes. The ids of all its chunks are verified.
@@ -71,6 +103,10 @@ impl OpenPack {
 
     fn open_blob(&self, number: u32, entry: BlobEntry, mut bytes: Vec<u8>) -> Result<Vec<u8>, RepoError> {
         self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut bytes)?;
+        self.unpack(entry, bytes)
+    }
+
+    fn unpack(&self, entry: BlobEntry, bytes: Vec<u8>) -> Result<Vec<u8>, RepoError> {
         unpack(entry.codec, bytes, entry.plain_len).map_err(|found| RepoError::Damaged {
             object: self.name.to_string(),
             field: "blob",
@@ -104,17 +140,30 @@ impl OpenPack {
 /// # Errors
 /// [`RepoError::Damaged`] naming object and offset; [`RepoError::Store`].
 pub fn read_record(store: &dyn ObjectStore, keys: &Keys, id: PackId) -> Result<FinishedPack, RepoError> {
+    read_record_at(store, keys, id, &object_name(id))
+}
+
+/// The same for a pack that lies elsewhere than it was sealed for: in the trash.
+///
+/// # Errors
+/// As [`read_record`].
+pub fn read_record_at(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    id: PackId,
+    place: &ObjectName,
+) -> Result<FinishedPack, RepoError> {
     let name = object_name(id);
-    let len = store.len(&name)?;
-    let trailer = read_trailer(store, &name, len)?;
+    let len = store.len(place)?;
+    let trailer = read_trailer(store, place, len)?;
     let mut header = [0; HEADER_BYTES];
-    store.read_range(&name, 0, &mut header)?;
+    store.read_range(place, 0, &mut header)?;
     let kind = kind_of(name.as_str(), &header)?;
     let cipher = ObjectCipher::open(keys, kind, name.as_str(), &header)?;
     let (at, plain_len) = open_locator(&cipher, name.as_str(), &trailer)?;
     let sealed_len = usize::try_from(plain_len).expect("checked against the body") + TAG_BYTES;
     let mut directory = vec![0; sealed_len];
-    store.read_range(&name, at, &mut directory)?;
+    store.read_range(place, at, &mut directory)?;
     cipher.open_part(DIRECTORY_PART, plain_len, at, &mut directory)?;
     decode_directory(name.as_str(), &directory, at)?;
     Ok(FinishedPack { id, kind, len, header, directory })

@@ -1,0 +1,316 @@
+//! `abbild forget`: backups that are not to be kept, by rules or by name; and back again.
+
+use std::collections::HashSet;
+
+use jiff::{Span, Timestamp};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::failure::Usage;
+use super::list::Readable;
+use super::progress::Progress;
+use super::table::{Column, Table};
+use super::{Context, place, text};
+use crate::ops::OpsError;
+use crate::ops::forget::{self, ForgetPlan};
+use crate::repo::gc::forgotten::{self, Forgotten};
+use crate::repo::gc::retention::{Policy, Reason, Verdict};
+use crate::repo::ids::BackupId;
+use crate::repo::manifest::Manifest;
+use crate::repo::{Repository, name};
+
+/// Arguments of `forget`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With --keep options, the backups of the named machines, or of all, that no rule keeps are forgotten. Without them, the
+named backups are: web1@2026-11-20 or the beginning of an id.
+
+The newest backup of a machine is always kept, and so is one that is dated in the future. Forgotten backups take room
+until abbild prune; until then, --undo brings them back.")]
+pub struct Arguments {
+    /// With rules, machines; without, backups
+    #[arg(value_name = "MACHINE|BACKUP")]
+    names: Vec<String>,
+    #[command(flatten)]
+    rules: Rules,
+    /// Forget nothing younger than this, whatever the rules say, such as 7d
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    min_age: Option<Span>,
+    /// Also forget a machine's newest backup, if it is named
+    #[arg(long, conflicts_with_all = ["rules", "undo"])]
+    newest_too: bool,
+    /// Bring forgotten backups back
+    #[arg(long, conflicts_with = "rules")]
+    undo: bool,
+    /// Bring all forgotten backups back
+    #[arg(long, requires = "undo", conflicts_with = "names")]
+    all: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What is to be kept.
+#[derive(Debug, clap::Args)]
+#[group(id = "rules", multiple = true)]
+struct Rules {
+    /// Keep the newest N backups of each machine
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u32>,
+    /// Keep the newest backup of each of the newest N hours that have one
+    #[arg(long, value_name = "N")]
+    keep_hourly: Option<u32>,
+    /// Keep the newest backup of each of the newest N days that have one
+    #[arg(long, value_name = "N")]
+    keep_daily: Option<u32>,
+    /// Keep the newest backup of each of the newest N weeks that have one
+    #[arg(long, value_name = "N")]
+    keep_weekly: Option<u32>,
+    /// Keep the newest backup of each of the newest N months that have one
+    #[arg(long, value_name = "N")]
+    keep_monthly: Option<u32>,
+    /// Keep the newest backup of each of the newest N years that have one
+    #[arg(long, value_name = "N")]
+    keep_yearly: Option<u32>,
+    /// Keep all that are not older than this before the machine's newest, such as 30d or 1y6mo
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    keep_within: Option<Span>,
+}
+
+/// A span as it is typed: `7d`, `2w`, `1y 6mo`, `36h`.
+fn span(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|_| "expected a span such as 36h, 7d, 2w or 1y6mo".to_owned())?;
+    if span.is_negative() { Err("a span cannot be negative".to_owned()) } else { Ok(span) }
+}
+
+impl Arguments {
+    fn policy(&self) -> Policy {
+        let rules = &self.rules;
+        Policy {
+            last: rules.keep_last,
+            hourly: rules.keep_hourly,
+            daily: rules.keep_daily,
+            weekly: rules.keep_weekly,
+            monthly: rules.keep_monthly,
+            yearly: rules.keep_yearly,
+            within: rules.keep_within,
+            min_age: self.min_age,
+        }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    dry_run: bool,
+    forgotten: Vec<Line<'a>>,
+    kept: Vec<Line<'a>>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    backup: BackupId,
+    name: String,
+    machine: &'a str,
+    instant: Timestamp,
+    reasons: &'a [Reason],
+}
+
+pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    let policy = arguments.policy();
+    if arguments.undo {
+        return undo(arguments, context);
+    }
+    if !policy.has_rule() && arguments.names.is_empty() {
+        let hint = "keep, for example, a week of days and a year of months: \
+                    abbild forget --keep-daily 7 --keep-monthly 12 --dry-run";
+        return Err(Usage::new("nothing says which backups to keep, or to forget", hint).into());
+    }
+    let repository = place::open(context)?;
+    if policy.has_rule() {
+        by_rules(&repository, &policy, arguments, context)
+    } else {
+        by_name(&repository, arguments, context)
+    }
+}
+
+fn by_rules(
+    repository: &Repository,
+    policy: &Policy,
+    arguments: &Arguments,
+    context: &Context<'_>,
+) -> anyhow::Result<Exit> {
+    let all = Readable::of(repository, context)?;
+    for machine in &arguments.names {
+        name::find(&format!("{machine}@latest"), &all.manifests)?;
+    }
+    let plan = forget::by_rules(policy, &all.manifests, &arguments.names, Timestamp::now())?;
+    context.terminal.done(&as_table(&plan).to_text(context.terminal.columns()))?;
+    let future: Vec<&Manifest> = plan.of_the_future().collect();
+    for manifest in &future {
+        context.terminal.warn(&format!(
+            "{} is dated in the future: it is kept and counts for no rule; to forget it, name it: abbild forget {}",
+            text::backup_name(manifest),
+            text::short_id(manifest.backup)
+        ));
+    }
+    let going: Vec<BackupId> = plan.forgotten().map(|(manifest, _)| manifest.backup).collect();
+    let gone = carry_out(repository, &going, arguments.dry_run)?;
+    context.terminal.json(&Answer {
+        dry_run: arguments.dry_run,
+        forgotten: lines(&plan, |verdict| !verdict.keep),
+        kept: lines(&plan, |verdict| verdict.keep),
+    })?;
+    let kept = plan.lines.len() - going.len();
+    tell(context, arguments.dry_run, gone, &format!(", {kept} kept"))?;
+    Ok(if !all.unreadable.is_empty() { Exit::Damaged } else { Exit::done_with(!future.is_empty()) })
+}
+
+fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    let all = Readable::of(repository, context)?;
+    let mut named: Vec<BackupId> = Vec::new();
+    let mut lines = Vec::new();
+    for wanted in &arguments.names {
+        // A damaged manifest has no name left but its id.
+        if let Some((id, _)) = all.unreadable.iter().find(|(id, _)| id.to_string() == *wanted) {
+            named.push(*id);
+            continue;
+        }
+        if all.manifests.iter().any(|manifest| manifest.machine == *wanted) {
+            let hint = format!(
+                "name one of its backups: abbild list {wanted}\n\
+                 or say what to keep: abbild forget {wanted} --keep-last 7"
+            );
+            return Err(Usage::new(format!("{wanted} is a machine, not a backup"), hint).into());
+        }
+        let manifest = all.find(wanted)?;
+        named.push(manifest.backup);
+        lines.push(manifest);
+    }
+    let set: HashSet<BackupId> = named.iter().copied().collect();
+    if !arguments.newest_too
+        && let Some(newest) = forget::newest_among(&all.manifests, &set, Timestamp::now()).first()
+    {
+        let message = format!("{} is the newest backup of {}", text::backup_name(newest), newest.machine);
+        return Err(Usage::new(message, "if you mean it, add --newest-too").into());
+    }
+    named.sort();
+    named.dedup();
+    let gone = carry_out(repository, &named, arguments.dry_run)?;
+    let forgotten = lines.iter().map(|manifest| line(manifest, &[])).collect();
+    context.terminal.json(&Answer { dry_run: arguments.dry_run, forgotten, kept: Vec::new() })?;
+    tell(context, arguments.dry_run, gone, "")?;
+    Ok(Exit::Done)
+}
+
+fn carry_out(repository: &Repository, going: &[BackupId], dry_run: bool) -> anyhow::Result<usize> {
+    if dry_run {
+        return Ok(going.len());
+    }
+    let mut gone = 0;
+    forget::carry_out(repository, going.iter().copied(), &mut |_| gone += 1)?;
+    Ok(gone)
+}
+
+fn tell(context: &Context<'_>, dry_run: bool, gone: usize, more: &str) -> anyhow::Result<()> {
+    let backups = text::counted(gone, "backup");
+    let text = match (dry_run, gone) {
+        (true, _) => format!("{backups} would be forgotten{more}\n"),
+        (false, 0) => format!("{backups} forgotten{more}\n"),
+        (false, _) => {
+            format!("{backups} forgotten{more}; they take room until abbild prune, and --undo brings them back\n")
+        }
+    };
+    context.terminal.done(&text)
+}
+
+fn as_table(plan: &ForgetPlan<'_>) -> Table {
+    let mut table =
+        Table::new([Column::text("ID"), Column::text("BACKUP"), Column::text("PLAN"), Column::text("REASON")]);
+    for (manifest, verdict) in &plan.lines {
+        let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+        table.row([
+            text::short_id(manifest.backup),
+            text::backup_name(manifest),
+            if verdict.keep { "keep" } else { "forget" }.to_owned(),
+            reasons.join(", "),
+        ]);
+    }
+    table
+}
+
+fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Verdict) -> bool) -> Vec<Line<'a>> {
+    let lines = plan.lines.iter().filter(|(_, verdict)| wanted(verdict));
+    lines.map(|(manifest, verdict)| line(manifest, &verdict.reasons)).collect()
+}
+
+fn line<'a>(manifest: &'a Manifest, reasons: &'a [Reason]) -> Line<'a> {
+    Line {
+        backup: manifest.backup,
+        name: text::backup_name(manifest),
+        machine: &manifest.machine,
+        instant: manifest.instant,
+        reasons,
+    }
+}
+
+fn undo(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    if arguments.names.is_empty() && !arguments.all {
+        let hint = "see which there are: abbild forget --undo --all --dry-run";
+        return Err(Usage::new("nothing says which backups to bring back", hint).into());
+    }
+    let repository = place::open(context)?;
+    let mut manifests = Vec::new();
+    let mut places = Vec::new();
+    for forgotten in forgotten::list(repository.store())? {
+        match forgotten::load(&repository, &forgotten) {
+            Ok(manifest) => {
+                manifests.push(manifest);
+                places.push(forgotten);
+            }
+            Err(error) => {
+                context.terminal.warn(&format!("forgotten backup {} cannot be read: {error}", forgotten.backup))
+            }
+        }
+    }
+    manifests.sort_by_key(|manifest| (manifest.instant, manifest.backup));
+    let mut wanted: Vec<&Manifest> = if arguments.all { manifests.iter().collect() } else { Vec::new() };
+    for named in &arguments.names {
+        wanted.push(name::find(named, &manifests)?);
+    }
+    wanted.sort_by_key(|manifest| manifest.backup);
+    wanted.dedup_by_key(|manifest| manifest.backup);
+    let mut failure = None;
+    let mut back = Vec::new();
+    let progress = Progress::new(context.terminal, "");
+    for manifest in wanted {
+        let place = places.iter().find(|place| place.backup == manifest.backup);
+        let place: &Forgotten = place.expect("each manifest was read from its place");
+        if !arguments.dry_run {
+            match forget::undo(&repository, place, manifest, progress.control()) {
+                Ok(()) => {}
+                Err(error @ OpsError::Interrupted) => return Err(error.into()),
+                Err(error) => {
+                    context.terminal.warn(&format!("{} cannot be brought back: {error}", text::backup_name(manifest)));
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            }
+        }
+        back.push(manifest);
+    }
+    progress.finish([]);
+    context.terminal.json(&serde_json::json!({
+        "dry_run": arguments.dry_run,
+        "brought_back": back.iter().map(|manifest| line(manifest, &[])).collect::<Vec<_>>(),
+    }))?;
+    for manifest in &back {
+        context.terminal.done(&format!("{}  {}\n", text::short_id(manifest.backup), text::backup_name(manifest)))?;
+    }
+    let would = if arguments.dry_run { " can be" } else { "" };
+    context.terminal.done(&format!("{}{would} brought back\n", text::counted(back.len(), "backup")))?;
+    match failure {
+        Some(error) if back.is_empty() => Err(error.into()),
+        failure => Ok(Exit::done_with(failure.is_some())),
+    }
+}

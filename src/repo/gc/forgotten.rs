@@ -1,0 +1,100 @@
+//! Forgotten backups: manifests that were moved out of the way, and can be moved back until a prune has made use of it.
+//!
+//! Forgetting is one durable rename, from `manifests/ID` to `removed/ID.RANDOM`. The random part makes each forgetting
+//! an object of its own: what a prune once decided about a forgotten backup is never taken for a decision about the same
+//! backup brought back and forgotten again.
+//!
+//! Not in here: which backups to forget (`retention`), what becomes of what they held (`prune`).
+
+use std::ops::ControlFlow;
+
+use super::mark::prove;
+use super::walk::Needs;
+use crate::repo::error::RepoError;
+use crate::repo::ids::{BackupId, random, to_hex};
+use crate::repo::manifest::{self, Manifest};
+use crate::repo::seal::Kind;
+use crate::repo::session::{self, OpenSession};
+use crate::repo::store::{ObjectName, ObjectStore, StoreError};
+use crate::repo::{Repository, object};
+
+/// Folder of forgotten manifests in the store.
+pub const FOLDER: &str = "removed";
+/// Random bytes in a forgotten manifest's name.
+const NONCE_BYTES: usize = 8;
+
+/// A forgotten backup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Forgotten {
+    /// The backup.
+    pub backup: BackupId,
+    /// Where its manifest lies now.
+    pub name: ObjectName,
+}
+
+/// Forgets a backup. Its manifest is not read: one that is damaged can be forgotten, too.
+///
+/// # Errors
+/// [`RepoError::Store`], with `NotFound` if there is no such backup (any more).
+pub fn forget(store: &dyn ObjectStore, backup: BackupId) -> Result<Forgotten, RepoError> {
+    let nonce = to_hex(&random::<NONCE_BYTES>());
+    let name = ObjectName::new(&format!("{FOLDER}/{backup}.{nonce}")).expect("hex digits make a good name");
+    store.rename(&manifest::object_name(backup), &name)?;
+    Ok(Forgotten { backup, name })
+}
+
+/// The forgotten backups that can still be looked at, sorted.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn list(store: &dyn ObjectStore) -> Result<Vec<Forgotten>, RepoError> {
+    let mut all = Vec::new();
+    store.list(FOLDER, &mut |object| {
+        let parts = object.name.last_part().split_once('.');
+        let id = parts.filter(|(_, nonce)| nonce.len() == 2 * NONCE_BYTES).and_then(|(id, _)| id.parse().ok());
+        if let Some(backup) = id.filter(|_| object.name.folder() == FOLDER) {
+            all.push(Forgotten { backup, name: object.name });
+        }
+        ControlFlow::Continue(())
+    })?;
+    all.sort();
+    Ok(all)
+}
+
+/// Reads the manifest of a forgotten backup.
+///
+/// # Errors
+/// [`RepoError::Damaged`], [`RepoError::Store`].
+pub fn load(repository: &Repository, forgotten: &Forgotten) -> Result<Manifest, RepoError> {
+    let name = manifest::object_name(forgotten.backup);
+    let payload = object::get_moved(repository.store(), repository.keys(), Kind::Manifest, &name, &forgotten.name)?;
+    manifest::checked(forgotten.backup, &payload)
+}
+
+/// Brings a forgotten backup back, as a writer does that publishes: in a session, everything it needs is proven to be in
+/// use, then its manifest gets its place back, and then the session must still be held.
+///
+/// # Errors
+/// [`RepoError::MissingChunk`], [`RepoError::ChunksVanished`] if a prune has deleted some of it; [`RepoError::SessionLost`];
+/// [`RepoError::Store`], with `NotFound` if it was pruned or brought back meanwhile. It stays forgotten then.
+pub fn undo(repository: &Repository, forgotten: &Forgotten, manifest: &Manifest) -> Result<(), RepoError> {
+    let store = repository.store();
+    let session = OpenSession::begin(store, repository.keys(), "undo")?;
+    let needs = Needs::of(manifest);
+    let generation = session::newest_generation(store)?;
+    prove(repository, &needs)?;
+    session.check()?;
+    match store.rename(&forgotten.name, &manifest::object_name(forgotten.backup)) {
+        // A power cut during the forgetting left both names.
+        Err(StoreError::Exists { .. }) => store.remove(&forgotten.name)?,
+        outcome => outcome?,
+    }
+    let look_again = || {
+        session.check()?;
+        if session::newest_generation(store)? == generation { Ok(()) } else { prove(repository, &needs) }
+    };
+    look_again().inspect_err(|_| {
+        let _ = forget(store, forgotten.backup);
+    })?;
+    session.end()
+}
