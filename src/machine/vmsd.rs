@@ -72,7 +72,7 @@ fn snapshot(
         let node_key = key(&format!("disk{disk}.node"));
         let file = vmsd.exact(&file_key)?.map(str::trim).filter(|name| !name.is_empty());
         let file = file.ok_or_else(|| vmsd.wrong(&file_key, "the file of a disk", "nothing"))?;
-        let slot = vmsd.text(&node_key).map(|node| node.trim().to_ascii_lowercase());
+        let slot = vmsd.text(&node_key).map(|node| printable(node).to_ascii_lowercase());
         let slot = slot.ok_or_else(|| vmsd.wrong(&node_key, "the slot of a disk", "nothing"))?;
         if frozen.iter().any(|(known, _)| *known == slot) {
             return Err(vmsd.wrong(&node_key, "another slot for each disk", shown(&slot)));

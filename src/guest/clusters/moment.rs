@@ -34,7 +34,7 @@ mod tests {
     #[track_caller]
     fn check(date: (u16, u16, u16), time_of_day: (u16, u16, u16), hundredths: u8, expected: &str) {
         let packed = (date.0 - 1980) << 9 | date.1 << 5 | date.2;
-        let found = time(packed, time_of_day.0 << 11 | time_of_day.1 << 5 | time_of_day.2 / 2, hundredths);
+        let found = time(packed, (time_of_day.0 << 11) | (time_of_day.1 << 5) | (time_of_day.2 / 2), hundredths);
         let expected: jiff::Timestamp = expected.parse().unwrap();
         assert_eq!((found.seconds, found.nanoseconds as i32), (expected.as_second(), expected.subsec_nanosecond()));
     }
