@@ -13,6 +13,7 @@ pub mod exfat;
 pub mod ext;
 pub mod fat;
 pub mod fstab;
+pub mod iso9660;
 pub mod lvm;
 pub mod machine;
 #[cfg(test)]

@@ -55,6 +55,7 @@ mod guest_fat;
 mod guest_fat_damage;
 mod guest_files;
 mod guest_inspect;
+mod guest_iso;
 mod guest_lvm;
 mod guest_ntfs;
 mod guest_ntfs_damage;
