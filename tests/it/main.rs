@@ -63,6 +63,7 @@ mod guest_ntfs_hostile;
 mod guest_ntfs_table;
 mod guest_ntfs_windows;
 mod guest_partitions;
+mod guest_squashfs;
 mod guest_tree;
 mod guest_volumes;
 mod guest_windows;

@@ -64,13 +64,18 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Iso9660, GuestError> {
 /// The first record of the directory whose content lies at `at`: its own.
 fn first_record(volume: &Volume, at: u64) -> Result<Record, GuestError> {
     match record::read(volume, at)? {
-        Some(record) if record.name == [0] && record.is_directory() && record.content == at => Ok(record),
-        Some(record) => {
-            let found = format!("{} bytes at {:#x}", record.size, record.content);
-            Err(corrupt("first record of a directory", at, "the directory itself", found))
-        }
+        Some(record) => own(record),
         None => Err(corrupt("first record of a directory", at, "the directory itself", "nothing")),
     }
+}
+
+/// Refuses what is not a directory's own record.
+fn own(record: Record) -> Result<Record, GuestError> {
+    if record.name == [0] && record.is_directory() && record.content == record.at {
+        return Ok(record);
+    }
+    let found = format!("{} bytes at {:#x}", record.size, record.content);
+    Err(corrupt("first record of a directory", record.at, "the directory itself", found))
 }
 
 /// A record and what Rock Ridge adds.
@@ -83,8 +88,10 @@ struct Node {
 impl Iso9660 {
     fn node(&self, node: NodeId) -> Result<Node, GuestError> {
         match record::read(&self.volume, node.number)? {
-            Some(record) if node.tree == 0 => self.node_of(record),
-            _ => Err(GuestError::NoSuchNode { node }),
+            _ if node.tree != 0 => Err(GuestError::NoSuchNode { node }),
+            Some(record) if record.is_directory() || record.is_dot() => self.node_of(own(record)?),
+            Some(record) => self.node_of(record),
+            None => Err(corrupt("directory record", node.number, "a record", "nothing")),
         }
     }
 
@@ -139,8 +146,6 @@ impl Iso9660 {
                 "this one or the root",
             ));
         }
-        // A node that cannot be asked for its kind must not be listed as one.
-        first_record(&self.volume, number)?;
         Ok(NodeId { tree: 0, number })
     }
 
