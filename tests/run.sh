@@ -41,6 +41,7 @@ find_missing() {
     need python3 python3 python3-venv
     need mkfs.ext4 e2fsprogs
     need blkid util-linux
+    need bsdtar libarchive-tools
     need cryptsetup cryptsetup-bin
     need debugfs e2fsprogs
     need fusermount3 fuse3

@@ -11,7 +11,7 @@ use super::tree::FileSystem;
 use super::view::{GuestView, MountableVolume};
 use super::volumes::{Volume, Volumes, volumes};
 use super::windows::{self, Drives, NamedVolume};
-use super::{btrfs, exfat, ext, fat, ntfs, xfs};
+use super::{btrfs, exfat, ext, fat, iso9660, ntfs, squashfs, xfs};
 use crate::disk::Disk;
 
 /// A filesystem, or why it cannot be opened.
@@ -108,6 +108,8 @@ pub fn open(kind: ContentKind, disk: &Arc<dyn Disk>) -> Result<Arc<dyn FileSyste
         ContentKind::Xfs => Ok(Arc::new(xfs::open(Arc::clone(disk))?)),
         ContentKind::ExFat => Ok(Arc::new(exfat::open(Arc::clone(disk))?)),
         ContentKind::Fat12 | ContentKind::Fat16 | ContentKind::Fat32 => Ok(Arc::new(fat::open(Arc::clone(disk))?)),
+        ContentKind::Iso9660 => Ok(Arc::new(iso9660::open(Arc::clone(disk))?)),
+        ContentKind::Squashfs => Ok(Arc::new(squashfs::open(Arc::clone(disk))?)),
         _ => Err(GuestError::Unsupported { feature: format!("reading files from {kind}") }),
     }
 }

@@ -13,13 +13,16 @@ pub mod exfat;
 pub mod ext;
 pub mod fat;
 pub mod fstab;
+pub mod iso9660;
 pub mod lvm;
+mod lzo;
 pub mod machine;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod ntfs;
 pub mod partitions;
 pub mod path;
+pub mod squashfs;
 pub mod tree;
 pub mod view;
 pub mod volumes;
