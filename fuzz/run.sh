@@ -44,7 +44,7 @@ trap 'rm -rf "$TMPDIR"' EXIT
 
 # fuzz TARGET OPTION… FOLDER…: the fuzzer with the limits of every case.
 fuzz() {
-    ABBILD_FUZZ_TARGET=$1 "$fuzzer" -timeout=10 -rss_limit_mb=1024 -max_len=65536 -artifact_prefix="artifacts/$1/" \
+    ABBILD_FUZZ_TARGET=$1 "$fuzzer" -timeout=10 -rss_limit_mb=1024 -max_len=131072 -artifact_prefix="artifacts/$1/" \
         "${@:2}"
 }
 

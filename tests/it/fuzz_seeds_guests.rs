@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::fuzz_seeds::{place, seed_folder};
 use crate::fuzz_targets::stage::REPAIR;
 use crate::guest_tree::{Mount, run, set_attribute};
-use crate::tools;
+use crate::{guest_exfat, tools};
 
 /// A small tree with something of everything.
 fn fill(folder: &Path) {
@@ -61,6 +61,96 @@ fn prototype(name: &str, make: &[&str]) {
     seed_folder("guest_xfs", name, REPAIR, dir.path(), "disk");
 }
 
+/// NTFS, FAT and exFAT.
+fn of_windows() {
+    let dir = place();
+    let image = dir.path().join("disk");
+    tools::blank(dir.path(), "disk", 2 << 20);
+    run("mkntfs", &["-q", "-F", "-f", "-T", "-c", "512", image.to_str().unwrap()]);
+    let mounts = place();
+    let mount = Mount::new(&image, &mounts.path().join("mount"), "rw,compression");
+    fs::write(mount.path().join("hello"), "hello\n").unwrap();
+    fs::hard_link(mount.path().join("hello"), mount.path().join("again")).unwrap();
+    symlink("hello", mount.path().join("link")).unwrap();
+    set_attribute(&mount.path().join("hello"), "user.stream", b"words");
+    let folder = mount.path().join("compressed");
+    fs::create_dir(&folder).unwrap();
+    set_attribute(&folder, "system.ntfs_attrib_be", &0x800u32.to_be_bytes());
+    fs::write(folder.join("file"), "again and again ".repeat(1000)).unwrap();
+    mount.unmount();
+    // The table of capitals is large and the same everywhere; without it the usual one is used.
+    let mut bytes = fs::read(&image).unwrap();
+    let capitals: Vec<u8> = (0..64u16).flat_map(u16::to_le_bytes).collect();
+    let at = bytes.windows(capitals.len()).position(|window| window == capitals).expect("a table of capitals");
+    bytes[at..at + (128 << 10)].fill(0);
+    // Nor is a log that holds nothing worth its length.
+    for piece in bytes.chunks_mut(4096) {
+        if piece.iter().all(|byte| *byte == 0xff) {
+            piece.fill(0);
+        }
+    }
+    fs::write(&image, bytes).unwrap();
+    seed_folder("guest_ntfs", "compressed", 0, dir.path(), "disk");
+
+    for (name, kib, options) in [
+        ("fat12", 200, &["-F", "12"][..]),
+        ("fat16", 5 << 10, &["-F", "16", "-s", "1"]),
+        ("fat32", 40 << 10, &["-F", "32", "-s", "1"]),
+    ] {
+        let (dir, source) = (place(), place());
+        tools::blank(dir.path(), "disk", kib << 10);
+        let image = dir.path().join("disk").to_str().unwrap().to_owned();
+        run("mkfs.vfat", &[options, &[image.as_str()]].concat());
+        let folder = source.path().join("folder");
+        fs::create_dir_all(folder.join("inner")).unwrap();
+        for name in ["SHORT.TXT", "a longer name, in two records.text", "Größe", "inner/file"] {
+            fs::write(folder.join(name), name.repeat(60)).unwrap();
+        }
+        run("mcopy", &["-s", "-Q", "-i", &image, folder.to_str().unwrap(), "::/"]);
+        seed_folder("guest_fat", name, 0, dir.path(), "disk");
+    }
+
+    let dir = place();
+    let image = guest_exfat::made(dir.path(), "disk", 4, "-c 512");
+    let mount = guest_exfat::Mount::new(&image, &mounts.path().join("exfat"), "noatime");
+    for name in ["file", "a longer name, in several entries", "Größe"] {
+        fs::write(mounts.path().join("exfat").join(name), name.repeat(100)).unwrap();
+    }
+    fs::create_dir(mounts.path().join("exfat/folder")).unwrap();
+    fs::write(mounts.path().join("exfat/folder/inner"), "inner").unwrap();
+    drop(mount);
+    seed_folder("guest_exfat", "small", 0, dir.path(), "disk");
+}
+
+/// ISO 9660 and squashfs, made of a folder.
+fn read_only() {
+    let source = place();
+    fill(source.path());
+    let source = source.path().to_str().unwrap();
+    let made = |target: &str, name: &str, make: &[&str]| {
+        let dir = place();
+        let image = dir.path().join("disk");
+        let words = make.iter().map(|word| match *word {
+            "IMAGE" => image.to_str().unwrap(),
+            "FOLDER" => source,
+            word => word,
+        });
+        let words: Vec<&str> = words.collect();
+        run(words[0], &words[1..]);
+        seed_folder(target, name, 0, dir.path(), "disk");
+    };
+    made("guest_iso9660", "plain", &["genisoimage", "-quiet", "-iso-level", "1", "-o", "IMAGE", "FOLDER"]);
+    made("guest_iso9660", "rock-ridge", &["genisoimage", "-quiet", "-R", "-o", "IMAGE", "FOLDER"]);
+    made("guest_iso9660", "joliet", &["genisoimage", "-quiet", "-J", "-joliet-long", "-o", "IMAGE", "FOLDER"]);
+    for compressor in ["gzip", "zstd", "xz", "lz4", "lzo"] {
+        let make = ["mksquashfs", "FOLDER", "IMAGE", "-quiet", "-no-progress", "-comp", compressor];
+        made("guest_squashfs", compressor, &make);
+    }
+    let plain =
+        ["mksquashfs", "FOLDER", "IMAGE", "-quiet", "-no-progress", "-noI", "-noF", "-noX", "-noD", "-b", "4096"];
+    made("guest_squashfs", "uncompressed", &plain);
+}
+
 pub(crate) fn seeds() {
     let ext = |name: &str, args: &[&str]| {
         let make = [&["mke2fs", "-q", "-F", "-N", "32", "-b", "1024"], args].concat();
@@ -77,6 +167,8 @@ pub(crate) fn seeds() {
         let make = ["mkfs.btrfs", "-q", "-f", "--mixed", "-m", "single", "-d", "single", "-n", "4096", "-s", "4096"];
         mounted("guest_btrfs", name, REPAIR, 24, &make, options);
     }
+    of_windows();
+    read_only();
     for (name, script) in [
         (
             "mbr",

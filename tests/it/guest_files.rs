@@ -218,7 +218,7 @@ fn places_in_a_guest() {
         .ended(1)
         .said("web1:/etc is a directory\n  hint: see what is in it: abbild ls web1:/etc");
     stage.run(&["cat", "web1:etc/name"]).ended(1).said("a path in the guest begins with a slash: web1:/etc/name");
-    stage.run(&["cat", "web1:C:/x"]).ended(1).said("names of drives are not supported");
+    stage.run(&["cat", "web1:C:/x"]).ended(1).said("no volume is known to be drive C:");
     stage.run(&["cat", "--stream", "x", "web1:/etc/name"]).ended(1);
     stage.run(&["ls", ":/etc"]).ended(2).said("BACKUP:PATH, as in web1@latest:/etc/fstab");
     stage.run(&["ls", "web2:/etc"]).ended(1).said("see all: abbild list");
