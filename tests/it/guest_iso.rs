@@ -15,7 +15,7 @@ use abbild::guest::tree::{FileSystem, NodeId, NodeKind, Time};
 use crate::guest_tree::{Field, Named, Tree, compare, disk, fill, noise, of_folder, of_tree, run, survey};
 
 /// What the format does not have, or what its writers do not fill in as the kernel does.
-const NOT_THERE: [Field; 7] = [
+pub(crate) const NOT_THERE: [Field; 7] = [
     Field::Accessed,
     Field::Created,
     Field::Allocated,
@@ -31,7 +31,7 @@ fn text(path: &Path) -> &str {
 
 /// An image of `folder`, made by a writer with these options.
 #[track_caller]
-fn made(writer: &str, options: &[&str], folder: &Path) -> PathBuf {
+pub(crate) fn made(writer: &str, options: &[&str], folder: &Path) -> PathBuf {
     let image = folder.with_extension("iso");
     let _ = fs::remove_file(&image);
     let command: &[&str] = match writer {
@@ -48,7 +48,7 @@ fn open(image: &Path) -> Iso9660 {
 }
 
 /// A tree as the format can hold it: whole seconds, and hard links as nodes of their own.
-fn as_on_a_disc(mut tree: Tree) -> Tree {
+pub(crate) fn as_on_a_disc(mut tree: Tree) -> Tree {
     for (path, named) in &mut tree {
         let mut node = (*named.node).clone();
         for time in [&mut node.modified, &mut node.changed] {
@@ -60,7 +60,7 @@ fn as_on_a_disc(mut tree: Tree) -> Tree {
 }
 
 /// The awkward tree, without what the format or its writers refuse.
-fn awkward(folder: &Path) {
+pub(crate) fn awkward(folder: &Path) {
     fs::create_dir(folder).unwrap();
     fill(folder);
     let refused = ["beyond 4 GiB", "links/to 500 bytes", "links/to 1000 bytes", "times/8", "times/9"];

@@ -23,7 +23,7 @@ fn text(path: &Path) -> &str {
 
 /// An image of `folder`, made with these options.
 #[track_caller]
-fn made(folder: &Path, options: &str) -> PathBuf {
+pub(crate) fn made(folder: &Path, options: &str) -> PathBuf {
     let image = folder.with_extension("squashfs");
     let fixed = [text(folder), text(&image), "-noappend", "-quiet", "-no-progress"];
     let options: Vec<&str> = options.split_whitespace().collect();
@@ -39,7 +39,7 @@ fn open(image: &Path) -> Squashfs {
 }
 
 #[track_caller]
-fn of_kernel(image: &Path) -> Tree {
+pub(crate) fn of_kernel(image: &Path) -> Tree {
     let mount = Mount::new(image, &image.with_extension("mount"), "ro");
     let tree = of_folder(mount.path());
     mount.unmount();
