@@ -49,6 +49,7 @@ mod guest_btrfs;
 mod guest_btrfs_hostile;
 mod guest_detect;
 mod guest_exfat;
+mod guest_exfat_damage;
 mod guest_ext;
 mod guest_ext_damage;
 mod guest_ext_journal;
