@@ -1,3 +1,5 @@
+//! Drives by Windows' own account, and where it gives none or a damaged one.
+
 use std::sync::Arc;
 
 use super::*;
