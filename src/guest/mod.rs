@@ -20,6 +20,7 @@ pub mod machine;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod ntfs;
+mod pages;
 pub mod partitions;
 pub mod path;
 pub mod squashfs;

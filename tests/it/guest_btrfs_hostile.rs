@@ -7,59 +7,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use abbild::disk::{Disk, DiskError, Extent, ExtentKind};
+use abbild::disk::{Disk, ExtentKind};
 use abbild::guest::btrfs::{self, Btrfs};
 use abbild::guest::tree::{FileSystem, NodeId, NodeKind};
-use abbild::units::{ByteLen, GuestOffset};
+use abbild::units::GuestOffset;
 
 use crate::guest_btrfs::{lines, made, open, subvolume};
 use crate::guest_tree::{Mount, compare, disk, noise, of_tree, set_attribute};
+use crate::patched::Patched;
 
 #[track_caller]
 fn error_of(disk: Arc<dyn Disk>) -> String {
     btrfs::open(disk).err().expect("refused").to_string()
-}
-
-/// A disk with some bytes changed.
-struct Patched {
-    below: Arc<dyn Disk>,
-    patches: Vec<(u64, Vec<u8>)>,
-}
-
-impl Disk for Patched {
-    fn size(&self) -> ByteLen {
-        self.below.size()
-    }
-
-    fn read_at(&self, at: GuestOffset, buf: &mut [u8]) -> Result<(), DiskError> {
-        self.below.read_at(at, buf)?;
-        let end = at.0 + buf.len() as u64;
-        for (start, bytes) in &self.patches {
-            let (from, to) = ((*start).max(at.0), (start + bytes.len() as u64).min(end));
-            if from < to {
-                let piece = &bytes[(from - start) as usize..(to - start) as usize];
-                buf[(from - at.0) as usize..(to - at.0) as usize].copy_from_slice(piece);
-            }
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, at: GuestOffset) -> Result<Extent, DiskError> {
-        self.below.extent_at(at)
-    }
-}
-
-impl Patched {
-    /// A disk with these bytes turned over.
-    fn rotten(below: &Arc<dyn Disk>, places: impl IntoIterator<Item = u64>) -> Arc<dyn Disk> {
-        let turned = |at| {
-            let mut byte = [0];
-            below.read_at(GuestOffset(at), &mut byte).unwrap();
-            (at, vec![byte[0] ^ 0x10])
-        };
-        let patches = places.into_iter().map(turned).collect();
-        Arc::new(Patched { below: Arc::clone(below), patches })
-    }
 }
 
 /// Tells `look` every block of this length that may hold data.

@@ -50,7 +50,7 @@ fn sample() -> Sample {
 
 impl Sample {
     fn patched(&self, patches: &[(u64, Vec<u8>)]) -> Arc<dyn Disk> {
-        Arc::new(Patched { below: Arc::clone(&self.disk), patches: patches.to_vec() })
+        Arc::new(Patched { below: self.disk.clone(), patches: patches.to_vec() })
     }
 
     fn open(&self, patches: &[(u64, Vec<u8>)]) -> ExFat {

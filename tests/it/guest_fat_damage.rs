@@ -39,7 +39,7 @@ impl Sample {
     }
 
     fn patched(&self, patches: &[Patch]) -> Arc<dyn Disk> {
-        Arc::new(Patched { below: Arc::clone(&self.disk), patches: patches.to_vec() })
+        Arc::new(Patched { below: self.disk.clone(), patches: patches.to_vec() })
     }
 
     fn open(&self, patches: &[Patch]) -> Fat {

@@ -13,6 +13,7 @@ use abbild::guest::iso9660::{self, Iso9660};
 use abbild::guest::tree::{FileSystem, NodeId, NodeKind, Time};
 
 use crate::guest_tree::{Field, Named, Tree, compare, disk, fill, noise, of_folder, of_tree, run, survey};
+use crate::patched::numbers;
 
 /// What the format does not have, or what its writers do not fill in as the kernel does.
 pub(crate) const NOT_THERE: [Field; 7] = [
@@ -424,16 +425,6 @@ fn packed_lies_are_named() {
     check("compressed block at", &|bytes| bytes[pointer..pointer + 4].fill(0xff));
     let block = content + number(&sound, pointer) as usize;
     check("expected 32768 bytes packed by zlib", &|bytes| bytes[block..block + 20].fill(0x55));
-}
-
-/// Numbers that are the same every time (xorshift).
-fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use abbild::guest::tree::{FileSystem, NodeId, NodeKind};
 use crate::guest_tree::{
     Field, Mount, Tree, compare, disk, fill, noise, of_folder, of_tree, run, set_attribute, survey,
 };
+use crate::patched::numbers;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -338,16 +339,6 @@ fn a_truncated_volume_says_so() {
             assert!(tree.summary().warnings.iter().any(|warning| warning.starts_with("the volume ends before")));
         }
         assert!(len > 9000 || outcome.is_err(), "{len}");
-    }
-}
-
-/// Numbers that are the same every time (xorshift).
-fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
     }
 }
 

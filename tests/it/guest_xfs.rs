@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abbild::disk::{Disk, DiskError, Extent, ExtentKind};
+use abbild::disk::{Disk, ExtentKind};
 use abbild::guest::GuestError;
 use abbild::guest::tree::{FileSystem, NodeKind};
 use abbild::guest::xfs::{self, Xfs};
-use abbild::units::{ByteLen, GuestOffset};
+use abbild::units::GuestOffset;
 
 use crate::guest_tree::{Mount, Tree, compare, disk, fill, of_folder, of_tree, run, set_attribute};
+use crate::patched::Patched;
 
 /// A sparse image file with a new XFS, made with these options.
 #[track_caller]
@@ -205,35 +206,6 @@ fn a_log_is_replayed_as_the_kernel_does() {
 #[test]
 fn a_log_of_small_blocks_and_large_buffers_is_replayed_as_the_kernel_does() {
     check_log("-b size=2048 -i size=1024 -n size=4096", "logbsize=256k");
-}
-
-/// A disk with some bytes changed.
-struct Patched {
-    below: Arc<dyn Disk>,
-    patches: Vec<(u64, Vec<u8>)>,
-}
-
-impl Disk for Patched {
-    fn size(&self) -> ByteLen {
-        self.below.size()
-    }
-
-    fn read_at(&self, at: GuestOffset, buf: &mut [u8]) -> Result<(), DiskError> {
-        self.below.read_at(at, buf)?;
-        let end = at.0 + buf.len() as u64;
-        for (start, bytes) in &self.patches {
-            let (from, to) = ((*start).max(at.0), (start + bytes.len() as u64).min(end));
-            if from < to {
-                let piece = &bytes[(from - start) as usize..(to - start) as usize];
-                buf[(from - at.0) as usize..(to - at.0) as usize].copy_from_slice(piece);
-            }
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, at: GuestOffset) -> Result<Extent, DiskError> {
-        self.below.extent_at(at)
-    }
 }
 
 /// Where a structure of version 5 has its checksum, by its first bytes.

@@ -10,7 +10,7 @@ pub(crate) type Patch = (u64, Vec<u8>);
 
 /// A disk with some bytes changed.
 pub(crate) struct Patched {
-    pub below: Arc<MemoryDisk>,
+    pub below: Arc<dyn Disk>,
     /// Later ones hide earlier ones.
     pub patches: Vec<Patch>,
 }
@@ -35,6 +35,29 @@ impl Disk for Patched {
 
     fn extent_at(&self, at: GuestOffset) -> Result<Extent, DiskError> {
         self.below.extent_at(at)
+    }
+}
+
+impl Patched {
+    /// A disk with these bytes turned over.
+    pub fn rotten(below: &Arc<dyn Disk>, places: impl IntoIterator<Item = u64>) -> Arc<dyn Disk> {
+        let turned = |at| {
+            let mut byte = [0];
+            below.read_at(GuestOffset(at), &mut byte).unwrap();
+            (at, vec![byte[0] ^ 0x10])
+        };
+        let patches = places.into_iter().map(turned).collect();
+        Arc::new(Patched { below: Arc::clone(below), patches })
+    }
+}
+
+/// Numbers that are the same every time (xorshift).
+pub(crate) fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
     }
 }
 

@@ -6,16 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quick_cache::sync::Cache;
-
 use super::corrupt;
 use super::geometry::Geometry;
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::guest::pages::Pages;
 use crate::units::GuestOffset;
 
-/// Bytes of a page: a cluster of inodes, some directory blocks.
-const PAGE_BYTES: u64 = 16 << 10;
 /// Bytes of pages that are kept.
 const CACHE_BYTES: u64 = 8 << 20;
 /// Bytes of a piece of the overlay: the unit of the log.
@@ -28,13 +25,13 @@ pub(crate) type Overlay = BTreeMap<u64, Box<[u8; PIECE_BYTES as usize]>>;
 pub(crate) struct Volume {
     disk: Arc<dyn Disk>,
     overlay: Overlay,
-    pages: Cache<u64, Arc<Vec<u8>>>,
+    pages: Pages,
     pub geometry: Geometry,
 }
 
 impl Volume {
     pub fn new(disk: Arc<dyn Disk>, geometry: Geometry, overlay: Overlay) -> Volume {
-        let pages = Cache::new((CACHE_BYTES / PAGE_BYTES) as usize);
+        let pages = Pages::new(disk.size().0, CACHE_BYTES);
         Volume { disk, overlay, pages, geometry }
     }
 
@@ -45,33 +42,11 @@ impl Volume {
 
     /// `len` bytes of metadata from byte `at`. The caller bounds `len`.
     pub fn metadata(&self, at: u64, len: usize) -> Result<Vec<u8>, GuestError> {
-        let end = at.checked_add(len as u64).filter(|end| *end <= self.disk.size().0);
-        let Some(end) = end else {
+        let end = at.checked_add(len as u64);
+        if end.is_none_or(|end| end > self.disk.size().0) {
             return Err(corrupt("metadata", at, format!("{len} bytes"), "the end of the volume"));
-        };
-        let mut bytes = Vec::with_capacity(len);
-        let mut from = at;
-        while from < end {
-            let (number, inside) = (from / PAGE_BYTES, from % PAGE_BYTES);
-            let page = self.page(number)?;
-            let to = (inside + (end - from)).min(page.len() as u64);
-            bytes.extend_from_slice(&page[inside as usize..to as usize]);
-            from += to - inside;
         }
-        Ok(bytes)
-    }
-
-    /// A page; the last may be shorter. Its first byte is inside the disk.
-    fn page(&self, number: u64) -> Result<Arc<Vec<u8>>, GuestError> {
-        if let Some(page) = self.pages.get(&number) {
-            return Ok(page);
-        }
-        let at = number * PAGE_BYTES;
-        let mut bytes = vec![0; PAGE_BYTES.min(self.disk.size().0 - at) as usize];
-        self.read(at, &mut bytes)?;
-        let page = Arc::new(bytes);
-        self.pages.insert(number, Arc::clone(&page));
-        Ok(page)
+        self.pages.gather(at, len, &|at, buf| self.read(at, buf))
     }
 }
 
