@@ -6,6 +6,7 @@ use super::error::RepoError;
 use super::ids::ChunkId;
 use super::manifest::Manifest;
 use super::map::{ListEntry, MapShape, decode_ids, decode_list};
+use super::pack::PlainBlob;
 use super::seal::ChunkKind;
 use super::segment_list::SegmentList;
 use super::{FoundChunk, Repository};
@@ -137,9 +138,10 @@ impl BackupDisk {
             match list.entries()[number] {
                 ListEntry::Zero(_) => target.fill(0),
                 ListEntry::Chunk(id, _) => {
-                    let blob = self.blob_of(&list, number, id, &mut near)?;
-                    let at = blob.1 + from - range.start;
-                    target.copy_from_slice(&blob.0[at..at + len]);
+                    let (blob, at) = self.blob_of(&list, number, id, &mut near)?;
+                    let chunk = blob.chunk(self.repository.keys(), at)?;
+                    let skipped = from - range.start;
+                    target.copy_from_slice(&chunk[skipped..skipped + len]);
                 }
             }
             filled += len;
@@ -181,11 +183,11 @@ impl BackupDisk {
         number: usize,
         id: ChunkId,
         near: &mut Option<FoundChunk>,
-    ) -> Result<(Arc<Vec<u8>>, usize), RepoError> {
+    ) -> Result<(Arc<PlainBlob>, u32), RepoError> {
         if let Some((row, place)) = list.place(number)
             && let Some(blob) = self.repository.blob_at(row, place.blob)?
         {
-            return Ok((blob, place.at as usize));
+            return Ok((blob, place.at));
         }
         let in_pack = near.as_ref().and_then(|near| Some((near, near.pack.directory.find(id)?)));
         let near_by = in_pack.map(|(near, place)| FoundChunk { row: near.row, pack: Arc::clone(&near.pack), place });
@@ -202,7 +204,7 @@ impl BackupDisk {
             return Err(self.damaged(id, &format!("{len} bytes for a chunk of {}", found.place.len)));
         }
         list.remember(number, found.row, found.place);
-        let at = found.place.at as usize;
+        let at = found.place.at;
         *near = Some(found);
         Ok((blob, at))
     }

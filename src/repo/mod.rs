@@ -46,7 +46,7 @@ use index::{Index, IndexPlace, PackRow};
 use keys::{KdfCost, Secret};
 use manifest::Manifest;
 use pack::reader::OpenPack;
-use pack::{ChunkPlace, directory};
+use pack::{ChunkPlace, PlainBlob, directory};
 use seal::{Keys, Kind, MasterSecret};
 use segment_list::SegmentList;
 use store::{ObjectStore, StoreError};
@@ -77,7 +77,7 @@ pub struct Repository {
     index: Index,
     index_opened: index::Opened,
     packs: Cache<PackRow, Arc<OpenPack>, PackWeight>,
-    blobs: Cache<(PackRow, u32), Arc<Vec<u8>>, BlobWeight>,
+    blobs: Cache<(PackRow, u32), Arc<PlainBlob>, BlobWeight>,
     lists: Cache<ChunkId, Arc<SegmentList>, ListWeight>,
     nodes: Cache<ChunkId, Arc<Vec<ChunkId>>>,
     /// Packs in the trash that something was found in, under rows that the index does not have.
@@ -99,9 +99,9 @@ impl quick_cache::Weighter<PackRow, Arc<OpenPack>> for PackWeight {
 #[derive(Clone)]
 struct BlobWeight;
 
-impl quick_cache::Weighter<(PackRow, u32), Arc<Vec<u8>>> for BlobWeight {
-    fn weight(&self, _: &(PackRow, u32), blob: &Arc<Vec<u8>>) -> u64 {
-        blob.len() as u64 + 64
+impl quick_cache::Weighter<(PackRow, u32), Arc<PlainBlob>> for BlobWeight {
+    fn weight(&self, _: &(PackRow, u32), blob: &Arc<PlainBlob>) -> u64 {
+        (blob.weight() + size_of::<PlainBlob>()) as u64
     }
 }
 
@@ -308,34 +308,34 @@ impl Repository {
     }
 
     /// Reads a blob of a pack that may have been moved into the trash since it was found.
-    fn read_blob_wherever(&self, pack: &OpenPack, number: u32) -> Result<Vec<u8>, RepoError> {
-        let missing = match pack.read_blob(self.store(), &self.keys, number) {
+    fn read_blob_wherever(&self, pack: &OpenPack, number: u32) -> Result<PlainBlob, RepoError> {
+        let missing = match pack.read_blob(self.store(), number) {
             Err(error @ RepoError::Store(StoreError::NotFound { .. })) => error,
             outcome => return outcome,
         };
         for trashed in gc::trash::list(self.store())?.into_iter().filter(|trashed| trashed.id == pack.id) {
             if let Some(moved) = gc::trash::open(self.store(), &self.keys, &trashed)? {
-                return moved.read_blob(self.store(), &self.keys, number);
+                return moved.read_blob(self.store(), number);
             }
         }
         Err(missing)
     }
 
-    /// The plain bytes of a blob, from the cache or the store; two threads that want the same one unpack it once.
+    /// A blob, from the cache or the store; two threads that want the same one unpack it once.
     ///
     /// # Errors
     /// [`RepoError::Damaged`], [`RepoError::Store`].
-    pub fn blob(&self, found: &FoundChunk) -> Result<Arc<Vec<u8>>, RepoError> {
+    pub fn blob(&self, found: &FoundChunk) -> Result<Arc<PlainBlob>, RepoError> {
         let number = found.place.blob;
         self.blobs
             .get_or_insert_with(&(found.row, number), || self.read_blob_wherever(&found.pack, number).map(Arc::new))
     }
 
-    /// The plain bytes of blob `number` of the pack in `row`; `None` if the index no longer has that row.
+    /// Blob `number` of the pack in `row`; `None` if the index no longer has that row.
     ///
     /// # Errors
     /// [`RepoError::Damaged`], [`RepoError::Store`], [`RepoError::Index`].
-    pub fn blob_at(&self, row: PackRow, number: u32) -> Result<Option<Arc<Vec<u8>>>, RepoError> {
+    pub fn blob_at(&self, row: PackRow, number: u32) -> Result<Option<Arc<PlainBlob>>, RepoError> {
         if let Some(blob) = self.blobs.get(&(row, number)) {
             return Ok(Some(blob));
         }
@@ -348,11 +348,15 @@ impl Repository {
         }
     }
 
-    /// The chunk `id` and the plain bytes of its blob, wherever a prune that runs beside us puts its pack.
+    /// The chunk `id` and its blob, wherever a prune that runs beside us puts its pack.
     ///
     /// # Errors
     /// As [`Repository::locate`] and [`Repository::blob`].
-    pub fn fetch(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<(FoundChunk, Arc<Vec<u8>>), RepoError> {
+    pub fn fetch(
+        &self,
+        id: ChunkId,
+        needed_by: &dyn Fn() -> String,
+    ) -> Result<(FoundChunk, Arc<PlainBlob>), RepoError> {
         for _ in 1..FETCHES {
             let found = self.locate(id, needed_by)?;
             match self.blob(&found) {
@@ -382,8 +386,7 @@ impl Repository {
     /// As [`Repository::locate`] and [`Repository::blob`].
     pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
         let (found, blob) = self.fetch(id, needed_by)?;
-        let from = found.place.at as usize;
-        Ok(blob[from..from + found.place.len as usize].to_vec())
+        Ok(blob.chunk(&self.keys, found.place.at)?.to_vec())
     }
 
     /// The ids of all backups, in no order.

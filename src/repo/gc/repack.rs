@@ -101,8 +101,7 @@ fn copy(repository: &Repository, marks: &Marks<'_>, pack: &PackUse, writer: &mut
             continue;
         }
         for (_, (id, place)) in chunks.iter().enumerate().filter(|(at, _)| is_live(*at)) {
-            let range = place.at as usize..(place.at + place.len) as usize;
-            if let Some(full) = writer.loose.add(*id, &plain[range])? {
+            if let Some(full) = writer.loose.add(*id, plain.chunk(keys, place.at)?)? {
                 writer.add(full)?;
             }
         }

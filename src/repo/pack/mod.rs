@@ -14,10 +14,12 @@
 //! Invariant: once a pack's name is visible in the store, its bytes never change.
 
 pub mod directory;
+pub mod plain;
 pub mod reader;
 pub mod writer;
 
 pub use directory::{BlobEntry, ChunkPlace, Directory};
+pub use plain::PlainBlob;
 
 use super::ids::PackId;
 use super::store::ObjectName;

@@ -2,6 +2,7 @@
 //! untrusted: every length is checked before it is used, every byte before it is believed.
 
 use super::directory::{BlobEntry, Directory};
+use super::plain::PlainBlob;
 use super::writer::FinishedPack;
 use super::{
     DIRECTORY_PART, LOCATOR_BYTES, LOCATOR_PART, PACK_BYTES_MAX, STRIPE_BYTES, TRAILER_FIXED_BYTES, TRAILER_MAGIC,
@@ -58,7 +59,7 @@ impl OpenPack {
         self.chunk_kind
     }
 
-    /// Reads one blob as it was packed, to be put into another pack. It is unpacked and verified all the same.
+    /// Reads one blob as it was packed, to be put into another pack. It is unpacked, and all its chunks are verified.
     ///
     /// # Errors
     /// As [`OpenPack::read_blob`].
@@ -67,28 +68,23 @@ impl OpenPack {
         store: &dyn ObjectStore,
         keys: &Keys,
         number: u32,
-    ) -> Result<(PackedBlob, Vec<u8>), RepoError> {
+    ) -> Result<(PackedBlob, PlainBlob), RepoError> {
         let entry = self.blob(number)?;
-        let mut bytes = vec![0; entry.sealed_len as usize]; // ≤ the pack's length, checked by the directory
-        store.read_range(&self.name, entry.at, &mut bytes)?;
-        self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut bytes)?;
-        let plain = self.unpack(entry, bytes.clone())?;
-        self.verify_chunks(keys, number, &plain)?;
+        let bytes = self.read_sealed(store, number, entry)?;
+        let plain = self.unpack(number, entry, bytes.clone())?;
+        plain.verify(keys)?;
         let chunks = self.directory.chunks_of_blob(number).iter().map(|(id, place)| (*id, place.len)).collect();
         Ok((PackedBlob { codec: entry.codec, bytes, plain_len: entry.plain_len, chunks }, plain))
     }
 
-    /// Reads one blob's plain bytes. The ids of all its chunks are verified.
+    /// Reads and unpacks one blob; its chunks are verified when they are asked for.
     ///
     /// # Errors
     /// [`RepoError::Damaged`] naming object and offset; [`RepoError::Store`].
-    pub fn read_blob(&self, store: &dyn ObjectStore, keys: &Keys, number: u32) -> Result<Vec<u8>, RepoError> {
+    pub fn read_blob(&self, store: &dyn ObjectStore, number: u32) -> Result<PlainBlob, RepoError> {
         let entry = self.blob(number)?;
-        let mut bytes = vec![0; entry.sealed_len as usize]; // ≤ the pack's length, checked by the directory
-        store.read_range(&self.name, entry.at, &mut bytes)?;
-        let plain = self.open_blob(number, entry, bytes)?;
-        self.verify_chunks(keys, number, &plain)?;
-        Ok(plain)
+        let bytes = self.read_sealed(store, number, entry)?;
+        self.unpack(number, entry, bytes)
     }
 
     fn blob(&self, number: u32) -> Result<BlobEntry, RepoError> {
@@ -101,37 +97,24 @@ impl OpenPack {
         })
     }
 
-    fn open_blob(&self, number: u32, entry: BlobEntry, mut bytes: Vec<u8>) -> Result<Vec<u8>, RepoError> {
+    /// The packed bytes of blob `number`, decrypted.
+    fn read_sealed(&self, store: &dyn ObjectStore, number: u32, entry: BlobEntry) -> Result<Vec<u8>, RepoError> {
+        let mut bytes = vec![0; entry.sealed_len as usize]; // ≤ the pack's length, checked by the directory
+        store.read_range(&self.name, entry.at, &mut bytes)?;
         self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut bytes)?;
-        self.unpack(entry, bytes)
+        Ok(bytes)
     }
 
-    fn unpack(&self, entry: BlobEntry, bytes: Vec<u8>) -> Result<Vec<u8>, RepoError> {
-        unpack(entry.codec, bytes, entry.plain_len).map_err(|found| RepoError::Damaged {
+    fn unpack(&self, number: u32, entry: BlobEntry, bytes: Vec<u8>) -> Result<PlainBlob, RepoError> {
+        let plain = unpack(entry.codec, bytes, entry.plain_len).map_err(|found| RepoError::Damaged {
             object: self.name.to_string(),
             field: "blob",
             at: entry.at,
             expected: format!("{} plain bytes", entry.plain_len),
             found,
-        })
-    }
-
-    /// The chunks of blob `number` in `plain` must have the ids that the directory gives them.
-    fn verify_chunks(&self, keys: &Keys, number: u32, plain: &[u8]) -> Result<(), RepoError> {
-        for (id, place) in self.directory.chunks_of_blob(number) {
-            let range = place.at as usize..(place.at + place.len) as usize;
-            let found = keys.chunk_id(self.chunk_kind, &plain[range]);
-            if found != *id {
-                return Err(RepoError::Damaged {
-                    object: self.name.to_string(),
-                    field: "chunk",
-                    at: self.directory.blobs()[number as usize].at,
-                    expected: format!("chunk {id}"),
-                    found: format!("chunk {found}"),
-                });
-            }
-        }
-        Ok(())
+        })?;
+        let chunks = self.directory.chunks_of_blob(number);
+        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, plain, chunks))
     }
 }
 
@@ -216,9 +199,9 @@ pub fn verify(store: &dyn ObjectStore, keys: &Keys, id: PackId) -> Result<Finish
     let open = OpenPack { id, name, cipher, chunk_kind: chunk_kind(kind), directory: decoded };
     for (number, entry) in open.directory.blobs().iter().enumerate() {
         let number = u32::try_from(number).expect("the directory counts in 32 bits");
-        let sealed = bytes[range(entry.at, u64::from(entry.sealed_len))].to_vec();
-        let plain = open.open_blob(number, *entry, sealed)?;
-        open.verify_chunks(keys, number, &plain)?;
+        let mut blob = bytes[range(entry.at, u64::from(entry.sealed_len))].to_vec();
+        open.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut blob)?;
+        open.unpack(number, *entry, blob)?.verify(keys)?;
     }
     Ok(pack)
 }
