@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Repository;
 use super::error::RepoError;
 use super::ids::ChunkId;
 use super::manifest::Manifest;
@@ -9,7 +10,6 @@ use super::map::{ListEntry, MapShape, decode_ids, decode_list};
 use super::pack::PlainBlob;
 use super::seal::ChunkKind;
 use super::segment_list::SegmentList;
-use super::{FoundChunk, Repository};
 use crate::chunker::{SEGMENT_BYTES, is_zero};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::units::{ByteLen, GuestOffset};
@@ -128,7 +128,6 @@ impl BackupDisk {
             return Ok(());
         }
         let list = self.list(segment)?;
-        let mut near = None;
         let (mut number, mut range) = list.entry_at(skip);
         let mut filled = 0;
         loop {
@@ -138,7 +137,7 @@ impl BackupDisk {
             match list.entries()[number] {
                 ListEntry::Zero(_) => target.fill(0),
                 ListEntry::Chunk(id, _) => {
-                    let (blob, at) = self.blob_of(&list, number, id, &mut near)?;
+                    let (blob, at) = self.blob_of(&list, number, id)?;
                     let chunk = blob.chunk(self.repository.keys(), at)?;
                     let skipped = from - range.start;
                     target.copy_from_slice(&chunk[skipped..skipped + len]);
@@ -176,37 +175,34 @@ impl BackupDisk {
     }
 
     /// The blob that holds the chunk of entry `number`, and where the chunk begins in it. Neighbours mostly lie in one
-    /// pack: `near` is the chunk found last, and its pack is asked before the index is.
-    fn blob_of(
-        &self,
-        list: &SegmentList,
-        number: usize,
-        id: ChunkId,
-        near: &mut Option<FoundChunk>,
-    ) -> Result<(Arc<PlainBlob>, u32), RepoError> {
+    /// pack: the one found last is asked before the index is.
+    fn blob_of(&self, list: &SegmentList, number: usize, id: ChunkId) -> Result<(Arc<PlainBlob>, u32), RepoError> {
         if let Some((row, place)) = list.place(number)
             && let Some(blob) = self.repository.blob_at(row, place.blob)?
         {
             return Ok((blob, place.at));
         }
-        let in_pack = near.as_ref().and_then(|near| Some((near, near.pack.directory.find(id)?)));
-        let near_by = in_pack.map(|(near, place)| FoundChunk { row: near.row, pack: Arc::clone(&near.pack), place });
-        let blob = match &near_by {
-            Some(found) => self.repository.blob_at(found.row, found.place.blob)?,
+        let near_by = match list.last_row() {
+            Some(row) => self.repository.find_in_pack(row, id)?.map(|place| (row, place)),
             None => None,
         };
-        let (found, blob) = match (near_by, blob) {
-            (Some(found), Some(blob)) => (found, blob),
-            _ => self.repository.fetch(id, &|| self.title.clone())?,
+        let blob = match near_by {
+            Some((row, place)) => self.repository.blob_at(row, place.blob)?,
+            None => None,
+        };
+        let (row, place, blob) = match (near_by, blob) {
+            (Some((row, place)), Some(blob)) => (row, place, blob),
+            _ => {
+                let (found, blob) = self.repository.fetch(id, &|| self.title.clone())?;
+                (found.row, found.place, blob)
+            }
         };
         let len = list.entries()[number].len();
-        if found.place.len != len {
-            return Err(self.damaged(id, &format!("{len} bytes for a chunk of {}", found.place.len)));
+        if place.len != len {
+            return Err(self.damaged(id, &format!("{len} bytes for a chunk of {}", place.len)));
         }
-        list.remember(number, found.row, found.place);
-        let at = found.place.at;
-        *near = Some(found);
-        Ok((blob, at))
+        list.remember(number, row, place);
+        Ok((blob, place.at))
     }
 }
 

@@ -248,6 +248,14 @@ impl Repository {
         Ok(pack.directory.find(id).map(|place| FoundChunk { row, pack, place }))
     }
 
+    /// Where the pack in `row` holds the chunk `id`, if it does and the index still has that row.
+    ///
+    /// # Errors
+    /// As [`Repository::find_chunk`].
+    pub fn find_in_pack(&self, row: PackRow, id: ChunkId) -> Result<Option<ChunkPlace>, RepoError> {
+        Ok(self.open_pack(row)?.and_then(|pack| pack.directory.find(id)))
+    }
+
     fn open_pack(&self, row: PackRow) -> Result<Option<Arc<OpenPack>>, RepoError> {
         if let Some(pack) = self.packs.get(&row) {
             return Ok(Some(pack));

@@ -4,6 +4,7 @@
 //! place stays right as long as its row exists; readers must bear that it does not.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::index::PackRow;
 use super::map::ListEntry;
@@ -15,6 +16,8 @@ pub struct SegmentList {
     /// Where each entry ends in the segment, in bytes.
     ends: Vec<u32>,
     places: Vec<OnceLock<(PackRow, ChunkPlace)>>,
+    /// The pack in which an entry's chunk was found last; 0, which no row has, before that.
+    last_row: AtomicI64,
 }
 
 impl SegmentList {
@@ -26,7 +29,7 @@ impl SegmentList {
         });
         let ends = ends.collect();
         let places = entries.iter().map(|_| OnceLock::new()).collect();
-        SegmentList { entries, ends, places }
+        SegmentList { entries, ends, places, last_row: AtomicI64::new(0) }
     }
 
     /// Its entries in order.
@@ -51,8 +54,17 @@ impl SegmentList {
         self.places[number].get().copied()
     }
 
+    /// The pack in which the chunk of some entry was found last: the others mostly lie there too.
+    pub fn last_row(&self) -> Option<PackRow> {
+        match self.last_row.load(Ordering::Relaxed) {
+            0 => None,
+            row => Some(PackRow(row)),
+        }
+    }
+
     /// Remembers where the chunk of entry `number` lies.
     pub fn remember(&self, number: usize, row: PackRow, place: ChunkPlace) {
+        self.last_row.store(row.0, Ordering::Relaxed);
         let _ = self.places[number].set((row, place)); // another thread found it as well
     }
 
