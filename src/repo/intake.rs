@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::blob::{BlobPacker, PackedBlob};
 use super::error::RepoError;
@@ -22,11 +22,12 @@ use super::manifest::{self, Manifest};
 use super::map::{ListEntry, push_entry};
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
+use super::session::renewal;
 use super::session::{self, OpenSession};
 use super::{Repository, gc, listed_packs, object};
 use crate::chunker::{Chunker, Piece};
 
-/// Blobs waiting for a pack writer: some 256 KiB each before compression, 1.25 MiB at most.
+/// Blobs waiting for a pack writer: some 128 KiB each before compression, 1.25 MiB at most.
 const BLOBS_IN_FLIGHT: usize = 16;
 /// Pack writers for data: while one waits for the disk to have a pack durably, the other fills the next.
 const DATA_WRITERS: usize = 2;
@@ -135,6 +136,9 @@ pub fn run_in<E: From<RepoError>>(
             scope.spawn(move || write_packs(repository, state, Kind::DataPack, &blobs));
         }
         scope.spawn(move || write_packs(repository, state, Kind::MapPack, &map_rx));
+        let (_at_work, over) = bounded(0); // hangs up when the body is done
+        let session = &session;
+        scope.spawn(move || stay_alive(repository, state, session, &over));
         drop(data_rx); // the writers own the last receivers: when they stop, senders notice
         let chunker = repository.chunker();
         let intake = Intake { repository, chunker, rotten, data: data_tx, map: map_tx, state };
@@ -213,6 +217,20 @@ fn publish(repository: &Repository, state: &State, min_bytes: usize) -> Result<(
     let bytes = repository.publish_segment(&packs)?;
     state.counters.stored.fetch_add(bytes, Ordering::Relaxed);
     Ok(())
+}
+
+/// Renews the session until the other end of `over` hangs up. Who was taken for dead need not work on.
+fn stay_alive(repository: &Repository, state: &State, session: &OpenSession<'_>, over: &Receiver<()>) {
+    while over.recv_timeout(renewal::EVERY) == Err(RecvTimeoutError::Timeout) {
+        match session.renew(repository.keys(), jiff::Timestamp::now()) {
+            Err(error @ RepoError::SessionLost { .. }) => {
+                lock(&state.failure).get_or_insert(error);
+                return;
+            }
+            // Another try comes tomorrow, and the session lasts for seven days.
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 /// A pack writer: fills packs from the queue until it closes. On an error it notes the first one and stops; its end of

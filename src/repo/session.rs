@@ -5,10 +5,14 @@
 //! whether a newer generation exists; if so, it proves its packs again. What is deleted, and when, is decided in `gc`: never
 //! while a session lives that may need it.
 //!
+//! A writer that works for days renews its session (`renewal`).
+//!
 //! A session ends by being removed, or by being *expired*: a prune that takes its owner for dead renames it. The rename is
 //! the fence, as the owner looks for its session after its manifest. So a clock that is wrong costs work, and no data.
 //!
 //! Both are small sealed objects holding JSON (docs/FORMAT.md, "Sessions and generations").
+
+pub mod renewal;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -54,9 +58,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// Whether its owner is to be taken for dead: its time has run out, or its process is certainly gone.
-    pub fn is_dead(&self, now: jiff::Timestamp) -> bool {
-        self.expires <= now || self.owner.as_ref().is_some_and(Owner::is_gone)
+    /// Whether its owner is to be taken for dead: its time has run out, also that of its renewals, or its process is
+    /// certainly gone.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn is_dead(&self, store: &dyn ObjectStore, keys: &Keys, now: jiff::Timestamp) -> Result<bool, RepoError> {
+        if self.owner.as_ref().is_some_and(Owner::is_gone) {
+            return Ok(true);
+        }
+        let is_over = |expires: jiff::Timestamp| expires <= now;
+        Ok(is_over(self.expires) && renewal::latest(store, keys, self.session)?.is_none_or(is_over))
     }
 }
 
@@ -141,12 +153,17 @@ pub fn begin(store: &dyn ObjectStore, keys: &Keys, host: &str, work: &str) -> Re
         work: work.to_owned(),
         generation: newest_generation(store)?,
         started,
-        expires: started.saturating_add(EXPIRES_AFTER).unwrap_or(jiff::Timestamp::MAX),
+        expires: expiry(started),
         owner: Owner::this(),
     };
     let payload = serde_json::to_vec(&session).expect("plain data serialises");
     object::put(store, keys, Kind::Session, &session_name(session.session), &payload)?;
     Ok(session)
+}
+
+/// When a session that begins, or is renewed, at `now` expires.
+fn expiry(now: jiff::Timestamp) -> jiff::Timestamp {
+    now.saturating_add(EXPIRES_AFTER).unwrap_or(jiff::Timestamp::MAX)
 }
 
 impl<'s> OpenSession<'s> {
@@ -187,9 +204,13 @@ impl<'s> OpenSession<'s> {
     /// [`RepoError::Store`].
     pub fn end(mut self) -> Result<(), RepoError> {
         self.is_over = true;
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<(), RepoError> {
         match self.store.remove(&session_name(self.id())) {
-            Err(StoreError::NotFound { .. }) => Ok(()),
-            outcome => Ok(outcome?),
+            Ok(()) | Err(StoreError::NotFound { .. }) => renewal::clean(self.store, |session| session == self.id()),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -197,7 +218,7 @@ impl<'s> OpenSession<'s> {
 impl Drop for OpenSession<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            let _ = self.store.remove(&session_name(self.id()));
+            let _ = self.remove();
         }
     }
 }
@@ -229,7 +250,7 @@ pub fn expire(
                 continue;
             }
         };
-        if !session.is_dead(now) {
+        if !session.is_dead(store, keys, now)? {
             alive.insert(id);
             continue;
         }
@@ -255,11 +276,15 @@ pub fn ids(store: &dyn ObjectStore) -> Result<HashSet<ObjectId>, RepoError> {
     Ok(names(store)?.0.iter().filter_map(|name| name.last_part().parse().ok()).collect())
 }
 
-/// Removes the sessions that were expired: their owners have noticed, or are dead.
+/// Removes the sessions that were expired (their owners have noticed, or are dead) and the renewals of sessions that are
+/// no more.
 ///
 /// # Errors
 /// [`RepoError::Store`].
 pub fn clean_expired(store: &dyn ObjectStore) -> Result<(), RepoError> {
+    // A session that begins after this look has no renewal for a day.
+    let alive = ids(store)?;
+    renewal::clean(store, |session| !alive.contains(&session))?;
     for name in list_names(store, EXPIRED)? {
         match store.remove(&name) {
             Ok(()) | Err(StoreError::NotFound { .. }) => {}

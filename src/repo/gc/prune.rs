@@ -542,7 +542,7 @@ impl<'r> Run<'r, '_> {
         let mut dead = BTreeMap::new();
         for id in session::ids(store)? {
             match session::load_session(store, keys, &session::session_name(id)) {
-                Ok(session) if session.is_dead(self.options.now) => drop(dead.insert(id, session)),
+                Ok(session) if session.is_dead(store, keys, self.options.now)? => drop(dead.insert(id, session)),
                 Err(RepoError::Store(StoreError::NotFound { .. })) => {}
                 _ => drop(alive.insert(id)),
             }
