@@ -222,13 +222,10 @@ fn publish(repository: &Repository, state: &State, min_bytes: usize) -> Result<(
 /// Renews the session until the other end of `over` hangs up. Who was taken for dead need not work on.
 fn stay_alive(repository: &Repository, state: &State, session: &OpenSession<'_>, over: &Receiver<()>) {
     while over.recv_timeout(renewal::EVERY) == Err(RecvTimeoutError::Timeout) {
-        match session.renew(repository.keys(), jiff::Timestamp::now()) {
-            Err(error @ RepoError::SessionLost { .. }) => {
-                lock(&state.failure).get_or_insert(error);
-                return;
-            }
-            // Another try comes tomorrow, and the session lasts for seven days.
-            Ok(()) | Err(_) => {}
+        // After any other error another try comes tomorrow, and the session lasts for seven days.
+        if let Err(error @ RepoError::SessionLost { .. }) = session.renew(repository.keys(), jiff::Timestamp::now()) {
+            lock(&state.failure).get_or_insert(error);
+            return;
         }
     }
 }
