@@ -172,6 +172,9 @@ _abbild() {
             abbild__subcmd__help__subcmd__key,remove)
                 cmd="abbild__subcmd__help__subcmd__key__subcmd__remove"
                 ;;
+            abbild__subcmd__help__subcmd__key,rotate)
+                cmd="abbild__subcmd__help__subcmd__key__subcmd__rotate"
+                ;;
             abbild__subcmd__index,help)
                 cmd="abbild__subcmd__index__subcmd__help"
                 ;;
@@ -202,6 +205,9 @@ _abbild() {
             abbild__subcmd__key,remove)
                 cmd="abbild__subcmd__key__subcmd__remove"
                 ;;
+            abbild__subcmd__key,rotate)
+                cmd="abbild__subcmd__key__subcmd__rotate"
+                ;;
             abbild__subcmd__key__subcmd__help,add)
                 cmd="abbild__subcmd__key__subcmd__help__subcmd__add"
                 ;;
@@ -219,6 +225,9 @@ _abbild() {
                 ;;
             abbild__subcmd__key__subcmd__help,remove)
                 cmd="abbild__subcmd__key__subcmd__help__subcmd__remove"
+                ;;
+            abbild__subcmd__key__subcmd__help,rotate)
+                cmd="abbild__subcmd__key__subcmd__help__subcmd__rotate"
                 ;;
             *)
                 ;;
@@ -1030,7 +1039,7 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__help__subcmd__key)
-            opts="list add remove passwd export"
+            opts="list add remove passwd rotate export"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1100,6 +1109,20 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__help__subcmd__key__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abbild__subcmd__help__subcmd__key__subcmd__rotate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1481,7 +1504,7 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__key)
-            opts="-q -v -h --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help list add remove passwd export help"
+            opts="-q -v -h --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help list add remove passwd rotate export help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1671,7 +1694,7 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__key__subcmd__help)
-            opts="list add remove passwd export help"
+            opts="list add remove passwd rotate export help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1755,6 +1778,20 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__key__subcmd__help__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abbild__subcmd__key__subcmd__help__subcmd__rotate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1884,6 +1921,87 @@ _abbild() {
                 return 0
             fi
             case "${prev}" in
+                --repo)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --key-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abbild__subcmd__key__subcmd__rotate)
+            opts="-q -v -h --new-key-file --passphrase --new-password-file --label --yes --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --new-key-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --new-password-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --repo)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

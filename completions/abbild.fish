@@ -357,23 +357,24 @@ complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_sub
 complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from help" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
 complete -c abbild -n "__fish_abbild_using_subcommand index; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l key-file -d 'Key file that opens the repository' -r -F
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l json -d 'Print the result as JSON on stdout'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s v -l verbose -d 'Tell each step in plain lines'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -l no-progress -d 'Draw no progress bar'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "list" -d 'List the keys that open the repository; needs none of them'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "add" -d 'Add a key file or a passphrase'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "remove" -d 'Remove a key'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd export help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "list" -d 'List the keys that open the repository; needs none of them'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "add" -d 'Add a key file or a passphrase'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "remove" -d 'Remove a key'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "rotate" -d 'Give the repository a new key, and take all others away: they open nothing that is stored from then on'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and not __fish_seen_subcommand_from list add remove passwd rotate export help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -385,8 +386,8 @@ complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subco
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-key-file -d 'Add this key file; it is made if it does not exist' -r -F
-complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-password-file -d 'Add the passphrase in the first line of this file' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-key-file -d 'A key file; it is made if it does not exist' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l new-password-file -d 'The passphrase in the first line of this file' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l label -d 'A name for the key, to tell keys apart later' -r
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l key-file -d 'Key file that opens the repository' -r -F
@@ -394,7 +395,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subco
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
-complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l passphrase -d 'Add a passphrase, asked for twice'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l passphrase -d 'A passphrase, asked for twice'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -l json -d 'Print the result as JSON on stdout'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from add" -s v -l verbose -d 'Tell each step in plain lines'
@@ -423,6 +424,22 @@ complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subco
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from passwd" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l new-key-file -d 'A key file; it is made if it does not exist' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l new-password-file -d 'The passphrase in the first line of this file' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l label -d 'A name for the key, to tell keys apart later' -r
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l passphrase -d 'A passphrase, asked for twice'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l yes -d 'Take the keys away; without it the command only says which these are'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l to -d 'Write to this new file instead of stdout' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from export" -l key-file -d 'Key file that opens the repository' -r -F
@@ -439,6 +456,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subco
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "add" -d 'Add a key file or a passphrase'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "remove" -d 'Remove a key'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Give the repository a new key, and take all others away: they open nothing that is stored from then on'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'
 complete -c abbild -n "__fish_abbild_using_subcommand key; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand completions" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
@@ -502,4 +520,5 @@ complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subc
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a key file or a passphrase'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "remove" -d 'Remove a key'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "passwd" -d 'Change the passphrase that the repository is opened with'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "rotate" -d 'Give the repository a new key, and take all others away: they open nothing that is stored from then on'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "export" -d 'Write the key as a short text that can be printed and typed in again'

@@ -26,7 +26,7 @@ enum Verb {
     /// List the keys that open the repository; needs none of them
     List,
     /// Add a key file or a passphrase
-    Add(Add),
+    Add(New),
     /// Remove a key
     Remove {
         /// The beginning of its slot's id
@@ -37,6 +37,19 @@ enum Verb {
         /// Take the new passphrase from the first line of this file instead of asking
         #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         new_password_file: Option<PathBuf>,
+    },
+    /// Give the repository a new key, and take all others away: they open nothing that is stored from then on
+    #[command(after_help = "\
+What is stored from now on is sealed under a new secret, which only the new key opens; add further keys afterwards. Use it
+when a key was lost to somebody. It cannot take back what they could read before: the backups made until now stay sealed
+as they are, and who kept a copy of an old key can read those wherever the store can be read. Hosts need the new key for
+their next run; a run that is at work now ends as it began.")]
+    Rotate {
+        #[command(flatten)]
+        new: New,
+        /// Take the keys away; without it the command only says which these are
+        #[arg(long)]
+        yes: bool,
     },
     /// Write the key as a short text that can be printed and typed in again
     #[command(after_help = "\
@@ -51,22 +64,22 @@ and added: it opens the repository beside the passphrase.")]
 
 #[derive(Debug, clap::Args)]
 #[group(id = "new", required = true, multiple = false)]
-struct AddWhat {
-    /// Add this key file; it is made if it does not exist
+struct NewSecret {
+    /// A key file; it is made if it does not exist
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     new_key_file: Option<PathBuf>,
-    /// Add a passphrase, asked for twice
+    /// A passphrase, asked for twice
     #[arg(long)]
     passphrase: bool,
-    /// Add the passphrase in the first line of this file
+    /// The passphrase in the first line of this file
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     new_password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Add {
+struct New {
     #[command(flatten)]
-    what: AddWhat,
+    secret: NewSecret,
     /// A name for the key, to tell keys apart later
     #[arg(long, value_name = "TEXT", default_value = "")]
     label: String,
@@ -78,6 +91,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
         Verb::List => list(&place, context),
         Verb::Add(arguments) => add(arguments, &place, context),
         Verb::Remove { slot } => remove(slot, &place, context),
+        Verb::Rotate { new, yes } => rotate(new, *yes, &place, context),
         Verb::Passwd { new_password_file } => change(new_password_file.as_deref(), &place, context),
         Verb::Export { to } => export(to.as_deref(), &place, context),
     }
@@ -121,9 +135,15 @@ fn kind(kind: &SlotKind) -> &'static str {
     }
 }
 
-fn add(arguments: &Add, place: &Place, context: &Context<'_>) -> anyhow::Result<Exit> {
+fn add(new: &New, place: &Place, context: &Context<'_>) -> anyhow::Result<Exit> {
     let (repository, _) = place.open(context)?;
-    let new = match (&arguments.what.new_key_file, &arguments.what.new_password_file) {
+    let secret = new_secret(&new.secret, place, context)?;
+    let slot = repository.add_key(&secret, &new.label, KdfCost::Calibrated)?;
+    done(context, "added", slot)
+}
+
+fn new_secret(new: &NewSecret, place: &Place, context: &Context<'_>) -> anyhow::Result<Secret> {
+    Ok(match (&new.new_key_file, &new.new_password_file) {
         (Some(file), _) if file.exists() => Secret::KeyFile(KeyFile::load(file)?),
         (Some(file), _) => {
             let key = KeyFile::generate(&file.display().to_string());
@@ -133,9 +153,38 @@ fn add(arguments: &Add, place: &Place, context: &Context<'_>) -> anyhow::Result<
         }
         (None, Some(file)) => Secret::Passphrase(secret::from_file(file)?),
         (None, None) => Secret::Passphrase(secret::ask_twice(context.terminal, &place.shown())?),
-    };
-    let slot = repository.add_key(&new, &arguments.label, KdfCost::Calibrated)?;
-    done(context, "added", slot)
+    })
+}
+
+fn rotate(new: &New, yes: bool, place: &Place, context: &Context<'_>) -> anyhow::Result<Exit> {
+    let (repository, _) = place.open(context)?;
+    // Those of now: a slot that another rotation makes meanwhile is not ours to remove.
+    let old = keys::list(repository.store())?;
+    let named = old.iter().map(|slot| {
+        let id = text::short_id(slot.name.last_part());
+        let label = slot.info.as_ref().map_or("damaged", |info| info.label.as_str());
+        if label.is_empty() { id } else { format!("{id} ({label})") }
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    if !yes {
+        let message = format!("the keys that would open the repository no longer: {named}");
+        return Err(Usage::new(message, "if that is wanted, say --yes").into());
+    }
+    let secret = new_secret(&new.secret, place, context)?;
+    let slot = repository.begin_epoch(&secret, &new.label, KdfCost::Calibrated)?;
+    // The new one is durable: from here on it opens everything, whatever happens to the rest.
+    for listed in &old {
+        keys::remove(repository.store(), listed.name.last_part().parse().context("a slot's name is its id")?)?;
+    }
+    let removed: Vec<&str> = old.iter().map(|listed| listed.name.last_part()).collect();
+    context.terminal.json(&json!({ "added": slot, "removed": removed, "epoch": repository.epoch() + 1 }))?;
+    let text = format!(
+        "added key slot {}, removed {named}\n\
+         what is stored from now on opens with the new key alone; give it to every host that uses this repository\n",
+        text::short_id(slot)
+    );
+    context.terminal.done(&text)?;
+    Ok(Exit::Done)
 }
 
 fn remove(wanted: &str, place: &Place, context: &Context<'_>) -> anyhow::Result<Exit> {

@@ -112,6 +112,11 @@ pub fn to_hex(bytes: &[u8]) -> String {
 
 /// The bytes of exactly `2 * N` lower-case hex digits.
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != N * 2 { None } else { bytes_from_hex(text)?.try_into().ok() }
+}
+
+/// The bytes of an even number of lower-case hex digits.
+pub fn bytes_from_hex(text: &str) -> Option<Vec<u8>> {
     fn digit(c: u8) -> Option<u8> {
         match c {
             b'0'..=b'9' => Some(c - b'0'),
@@ -119,15 +124,8 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
             _ => None,
         }
     }
-    let text = text.as_bytes();
-    if text.len() != N * 2 {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ use keys::{KdfCost, Secret};
 use manifest::Manifest;
 use pack::reader::OpenPack;
 use pack::{ChunkPlace, PlainBlob, directory};
-use seal::{Keys, Kind, MasterSecret};
+use seal::{Keys, Kind, MasterSecrets};
 use segment_list::SegmentList;
 use store::{ObjectStore, StoreError};
 
@@ -72,7 +72,7 @@ pub struct Repository {
     config: Config,
     config_hash: [u8; 32],
     keys: Keys,
-    master: MasterSecret,
+    masters: MasterSecrets,
     slot: ObjectId,
     index: Index,
     index_opened: index::Opened,
@@ -140,13 +140,13 @@ impl Repository {
         let config = Config::create(RepoId(random()));
         let bytes = config.encode();
         let config_hash = *blake3::hash(&bytes).as_bytes();
-        let master = MasterSecret::generate();
-        let keys = Keys::derive(&master, config.repository);
-        let slot = keys::add(store.as_ref(), &config_hash, &master, secret, label, cost)?;
+        let masters = MasterSecrets::generate();
+        let keys = Keys::derive(&masters, config.repository);
+        let slot = keys::add(store.as_ref(), &config_hash, &masters, secret, label, cost)?;
         session::take_generation(store.as_ref(), &keys, 1, &host_name())?;
         text::put(store.as_ref(), &config::object_name(), &bytes)?;
         let (index, opened) = Index::open(&place(config.repository), config.repository)?;
-        Ok(Repository::assemble(store, config, config_hash, keys, master, slot, index, opened))
+        Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
     }
 
     /// Opens a repository.
@@ -159,10 +159,10 @@ impl Repository {
         place: impl Fn(RepoId) -> IndexPlace,
     ) -> Result<Repository, RepoError> {
         let (config, config_hash) = Config::load(store.as_ref())?;
-        let (master, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
-        let keys = Keys::derive(&master, config.repository);
+        let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
+        let keys = Keys::derive(&masters, config.repository);
         let (index, opened) = Index::open(&place(config.repository), config.repository)?;
-        Ok(Repository::assemble(store, config, config_hash, keys, master, slot, index, opened))
+        Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
     }
 
     #[allow(clippy::too_many_arguments)] // one caller's parts, each of its own type
@@ -171,7 +171,7 @@ impl Repository {
         config: Config,
         config_hash: [u8; 32],
         keys: Keys,
-        master: MasterSecret,
+        masters: MasterSecrets,
         slot: ObjectId,
         index: Index,
         index_opened: index::Opened,
@@ -181,7 +181,7 @@ impl Repository {
             config,
             config_hash,
             keys,
-            master,
+            masters,
             slot,
             index,
             index_opened,
@@ -234,7 +234,27 @@ impl Repository {
     /// # Errors
     /// As [`keys::add`].
     pub fn add_key(&self, secret: &Secret, label: &str, cost: KdfCost) -> Result<ObjectId, RepoError> {
-        keys::add(self.store(), &self.config_hash, &self.master, secret, label, cost)
+        keys::add(self.store(), &self.config_hash, &self.masters, secret, label, cost)
+    }
+
+    /// Begins a new epoch: what is sealed from now on, by who opens the repository with `secret`, opens for no key of
+    /// before. Gives the slot of `secret`; the other slots are the caller's to remove, as they open the old epochs still.
+    /// This `Repository` goes on in the old epoch.
+    ///
+    /// # Errors
+    /// As [`keys::add`]; [`RepoError::Slot`] after the last epoch that a slot has room for.
+    pub fn begin_epoch(&self, secret: &Secret, label: &str, cost: KdfCost) -> Result<ObjectId, RepoError> {
+        let next = self.masters.with_next().filter(|next| next.epochs().len() <= keys::EPOCHS_MAX);
+        let next = next.ok_or_else(|| RepoError::Slot {
+            slot: self.slot.to_string(),
+            reason: format!("a repository has at most {} epochs", keys::EPOCHS_MAX),
+        })?;
+        keys::add(self.store(), &self.config_hash, &next, secret, label, cost)
+    }
+
+    /// The epoch that new objects are sealed under.
+    pub fn epoch(&self) -> u16 {
+        self.masters.newest()
     }
 
     /// Finds the chunk `id` by the index alone; `None` if the index does not know it.

@@ -151,11 +151,11 @@ pub fn padded_len(len: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::repo::ids::RepoId;
-    use crate::repo::seal::MasterSecret;
+    use crate::repo::seal::{MasterSecret, MasterSecrets};
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let keys = Keys::derive(&MasterSecret([1; 32]), RepoId([2; 16]));
+        let keys = Keys::derive(&MasterSecrets::of_first(MasterSecret([1; 32])), RepoId([2; 16]));
         let name = ObjectName::new("manifests/00").unwrap();
         let payload = b"{\"a\": 1}".repeat(20);
         let object = encode(&keys, Kind::Manifest, &name, &payload);

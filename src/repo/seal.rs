@@ -51,21 +51,76 @@ pub enum Kind {
     Closing = 8,
 }
 
-/// The one secret that opens a repository; key slots wrap it.
+/// What everything of one epoch is derived from.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MasterSecret(pub(crate) [u8; 32]);
 
-impl MasterSecret {
-    /// A fresh one.
-    pub fn generate() -> MasterSecret {
-        MasterSecret(random())
+/// The master secrets of a repository, one an epoch: what opens it, and what key slots wrap. New objects are sealed under
+/// the newest; chunk ids and cuts come from the first, for good.
+#[derive(Clone)]
+pub struct MasterSecrets {
+    first: MasterSecret,
+    /// Epochs from 1 up, ascending.
+    later: Vec<(u16, MasterSecret)>,
+}
+
+impl MasterSecrets {
+    /// Those of a new repository.
+    pub fn generate() -> MasterSecrets {
+        MasterSecrets::of_first(MasterSecret(random()))
+    }
+
+    /// Those of a repository that has had one epoch only.
+    pub fn of_first(first: MasterSecret) -> MasterSecrets {
+        MasterSecrets { first, later: Vec::new() }
+    }
+
+    /// The same, and a fresh secret for the next epoch; `None` if there is no number left for it.
+    pub fn with_next(&self) -> Option<MasterSecrets> {
+        let mut next = self.clone();
+        next.later.push((self.newest().checked_add(1)?, MasterSecret(random())));
+        Some(next)
+    }
+
+    /// `epochs` and their secrets, one behind the other; `None` unless the epochs ascend from 0 and each has its bytes.
+    pub fn from_bytes(epochs: &[u16], bytes: &[u8]) -> Option<MasterSecrets> {
+        let (secrets, []) = bytes.as_chunks::<32>() else { return None };
+        let ascend = epochs.windows(2).all(|pair| pair[0] < pair[1]);
+        if secrets.len() != epochs.len() || epochs.first() != Some(&0) || !ascend {
+            return None;
+        }
+        let mut secrets = epochs.iter().copied().zip(secrets.iter().map(|bytes| MasterSecret(*bytes)));
+        let (_, first) = secrets.next()?;
+        Some(MasterSecrets { first, later: secrets.collect() })
+    }
+
+    /// The epochs, ascending.
+    pub fn epochs(&self) -> Vec<u16> {
+        self.iter().map(|(epoch, _)| epoch).collect()
+    }
+
+    /// The secrets in the order of their epochs, one behind the other.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(32 * (1 + self.later.len())));
+        self.iter().for_each(|(_, secret)| bytes.extend_from_slice(&secret.0));
+        bytes
+    }
+
+    /// The epoch that new objects belong to.
+    pub fn newest(&self) -> u16 {
+        self.later.last().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u16, &MasterSecret)> {
+        std::iter::once((0, &self.first)).chain(self.later.iter().map(|(epoch, secret)| (*epoch, secret)))
     }
 }
 
-/// The keys of one repository, derived from its master secret.
+/// The keys of one repository, derived from its master secrets.
 pub struct Keys {
     repository: RepoId,
-    sealing: Zeroizing<[u8; 32]>,
+    /// By epoch, ascending; never empty.
+    sealing: Vec<(u16, Zeroizing<[u8; 32]>)>,
     data_ids: Zeroizing<[u8; 32]>,
     map_ids: Zeroizing<[u8; 32]>,
     gear: Zeroizing<[u8; 32]>,
@@ -82,19 +137,20 @@ pub enum ChunkKind {
 
 impl Keys {
     /// Derives every key of the repository.
-    pub fn derive(master: &MasterSecret, repository: RepoId) -> Keys {
-        let hkdf = Hkdf::<Sha256>::new(Some(&repository.0), &master.0);
-        let expand = |info: &[u8]| {
+    pub fn derive(masters: &MasterSecrets, repository: RepoId) -> Keys {
+        let expand = |master: &MasterSecret, info: &str| {
             let mut key = Zeroizing::new([0; 32]);
-            hkdf.expand(info, key.as_mut()).expect("32 bytes are a valid output length");
+            let hkdf = Hkdf::<Sha256>::new(Some(&repository.0), &master.0);
+            hkdf.expand(info.as_bytes(), key.as_mut()).expect("32 bytes are a valid output length");
             key
         };
+        let sealing = |(epoch, master)| (epoch, expand(master, &format!("abbild v1 sealing epoch {epoch}")));
         Keys {
             repository,
-            sealing: expand(b"abbild v1 sealing epoch 0"),
-            data_ids: expand(b"abbild v1 data chunk ids"),
-            map_ids: expand(b"abbild v1 map chunk ids"),
-            gear: expand(b"abbild v1 gear table"),
+            sealing: masters.iter().map(sealing).collect(),
+            data_ids: expand(&masters.first, "abbild v1 data chunk ids"),
+            map_ids: expand(&masters.first, "abbild v1 map chunk ids"),
+            gear: expand(&masters.first, "abbild v1 gear table"),
         }
     }
 
@@ -123,14 +179,17 @@ impl Keys {
         table
     }
 
-    fn object_key(&self, header: &[u8; HEADER_BYTES], name: &str) -> (Aes256Gcm, [u8; 32]) {
-        let hkdf = Hkdf::<Sha256>::new(Some(&header[16..48]), self.sealing.as_ref());
+    /// The key of the object with that header, and the commitment to it; `None` if its epoch is none of ours.
+    fn object_key(&self, header: &[u8; HEADER_BYTES], name: &str) -> Option<(Aes256Gcm, [u8; 32])> {
+        let epoch = u16::from_le_bytes([header[10], header[11]]);
+        let (_, sealing) = self.sealing.iter().find(|(known, _)| *known == epoch)?;
+        let hkdf = Hkdf::<Sha256>::new(Some(&header[16..48]), sealing.as_ref());
         let info = [b"abbild v1 object", &header[8..16], &self.repository.0, name.as_bytes()].concat();
         let mut output = Zeroizing::new([0; 64]);
         hkdf.expand(&info, output.as_mut()).expect("64 bytes are a valid output length");
         let mut commitment = [0; 32];
         commitment.copy_from_slice(&output[32..]);
-        (Aes256Gcm::new_from_slice(&output[..32]).expect("a key of 32 bytes"), commitment)
+        Some((Aes256Gcm::new_from_slice(&output[..32]).expect("a key of 32 bytes"), commitment))
     }
 }
 
@@ -149,8 +208,10 @@ impl ObjectCipher {
         header[..8].copy_from_slice(MAGIC);
         header[8] = kind as u8;
         header[9] = VERSION;
+        let (newest, _) = keys.sealing.last().expect("there is always a first epoch");
+        header[10..12].copy_from_slice(&newest.to_le_bytes());
         header[16..48].copy_from_slice(&fresh_salt());
-        let (cipher, commitment) = keys.object_key(&header, name);
+        let (cipher, commitment) = keys.object_key(&header, name).expect("its epoch is one of ours");
         header[48..].copy_from_slice(&commitment);
         ObjectCipher { cipher, header, name: name.to_owned(), repository: keys.repository }
     }
@@ -178,18 +239,25 @@ impl ObjectCipher {
         if header[8] != kind as u8 {
             return Err(damaged("kind", 8, &(kind as u8).to_string(), header[8].to_string()));
         }
-        let (cipher, commitment) = keys.object_key(&header, name);
+        let Some((cipher, commitment)) = keys.object_key(&header, name) else {
+            let known: Vec<String> = keys.sealing.iter().map(|(epoch, _)| epoch.to_string()).collect();
+            let found = format!(
+                "{}: damage, or sealed after a change of keys by a newer key than this one, or by a later version",
+                u16::from_le_bytes([header[10], header[11]])
+            );
+            return Err(damaged("epoch", 10, &known.join(" or "), found));
+        };
         if !constant_time_equal(&commitment, &header[48..]) {
-            // A later version, or a later epoch, derives another key; so does a damaged byte. Nobody can tell which.
-            if header[9] != VERSION || header[10..16] != [0; 6] {
+            // A later version derives another key; so does a damaged byte. Nobody can tell which.
+            if header[9] != VERSION || header[12..16] != [0; 4] {
                 let found = format!("{:02x?}: damage, or written by a later version", &header[9..16]);
-                return Err(damaged("version, epoch and flags", 9, "1 and zeros", found));
+                return Err(damaged("version and flags", 9, "1 and zeros", found));
             }
             return Err(RepoError::unauthentic(name, "key commitment", 48));
         }
         // Authenticated from here on (the key covers kind, version, epoch and flags): these are honest, not damaged.
-        if header[9] != VERSION || header[10..16] != [0; 6] {
-            let feature = format!("object version {}, epoch and flags {:02x?}", header[9], &header[10..16]);
+        if header[9] != VERSION || header[12..16] != [0; 4] {
+            let feature = format!("object version {} and flags {:02x?}", header[9], &header[12..16]);
             return Err(RepoError::Unsupported { object: name.to_owned(), feature });
         }
         Ok(ObjectCipher { cipher, header, name: name.to_owned(), repository: keys.repository })
@@ -271,7 +339,7 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys::derive(&MasterSecret([7; 32]), RepoId([9; 16]))
+        Keys::derive(&MasterSecrets::of_first(MasterSecret([7; 32])), RepoId([9; 16]))
     }
 
     #[test]
@@ -300,7 +368,7 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(open(Kind::Manifest, "manifests/a", 3, 5, &sealed, &flipped).is_err(), "bit {bit} of the header");
         }
-        let other = Keys::derive(&MasterSecret([7; 32]), RepoId([8; 16]));
+        let other = Keys::derive(&MasterSecrets::of_first(MasterSecret([7; 32])), RepoId([8; 16]));
         assert!(ObjectCipher::open(&other, Kind::Manifest, "manifests/a", &header).is_err());
     }
 
@@ -320,6 +388,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_epoch_sealed_opens_for_who_knows_it_alone() {
+        let before = MasterSecrets::of_first(MasterSecret([7; 32]));
+        let after = before.with_next().unwrap();
+        let (old, new) = (Keys::derive(&before, RepoId([9; 16])), Keys::derive(&after, RepoId([9; 16])));
+        let from_old = *ObjectCipher::create(&old, Kind::Session, "sessions/a").header();
+        let from_new = *ObjectCipher::create(&new, Kind::Session, "sessions/a").header();
+        assert_eq!((from_old[10], from_new[10]), (0, 1));
+        assert!(ObjectCipher::open(&new, Kind::Session, "sessions/a", &from_old).is_ok());
+        assert!(ObjectCipher::open(&new, Kind::Session, "sessions/a", &from_new).is_ok());
+        let Err(error) = ObjectCipher::open(&old, Kind::Session, "sessions/a", &from_new) else { panic!("opened") };
+        assert!(error.to_string().contains("newer key"), "{error}");
+        // The epoch's number alone helps nobody, and ids stay what they were.
+        let mut relabelled = from_new;
+        relabelled[10] = 0;
+        assert!(ObjectCipher::open(&old, Kind::Session, "sessions/a", &relabelled).is_err());
+        assert_eq!(old.chunk_id(ChunkKind::Data, b"x"), new.chunk_id(ChunkKind::Data, b"x"));
+        assert_eq!(old.gear_table(), new.gear_table());
+    }
+
+    #[test]
+    fn master_secrets_come_back_from_their_bytes() {
+        let secrets = MasterSecrets::generate().with_next().unwrap().with_next().unwrap();
+        let (epochs, bytes) = (secrets.epochs(), secrets.to_bytes());
+        assert_eq!(epochs, [0, 1, 2]);
+        let again = MasterSecrets::from_bytes(&epochs, &bytes).unwrap();
+        assert_eq!((again.epochs(), again.to_bytes()), (epochs, bytes.clone()));
+        for bad in [&[] as &[u16], &[0, 1], &[1, 2, 3], &[0, 2, 2], &[0, 2, 1], &[0, 1, 2, 3]] {
+            assert!(MasterSecrets::from_bytes(bad, &bytes).is_none(), "{bad:?}");
+        }
+        assert!(MasterSecrets::from_bytes(&[0], &bytes[..33]).is_none());
+    }
+
+    #[test]
     fn salts_and_with_them_keys_never_repeat() {
         let mut seen = std::collections::HashSet::new();
         for _ in 0..10_000 {
@@ -329,7 +430,7 @@ mod tests {
 
     #[test]
     fn ids_depend_on_kind_and_repository() {
-        let (a, b) = (keys(), Keys::derive(&MasterSecret([7; 32]), RepoId([1; 16])));
+        let (a, b) = (keys(), Keys::derive(&MasterSecrets::of_first(MasterSecret([7; 32])), RepoId([1; 16])));
         let id = a.chunk_id(ChunkKind::Data, b"x");
         assert_ne!(id, a.chunk_id(ChunkKind::Map, b"x"));
         assert_ne!(id, b.chunk_id(ChunkKind::Data, b"x"));

@@ -12,7 +12,7 @@ use super::config::Config;
 use super::ids::{RepoId, from_hex, to_hex};
 use super::keys::{self, KeyFile, Secret};
 use super::object;
-use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, ObjectCipher, TAG_BYTES};
+use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, MasterSecrets, ObjectCipher, TAG_BYTES};
 use super::store::{DirectoryStore, ObjectName, ObjectStore};
 use crate::chunker::{ChunkSizes, Chunker, Piece};
 
@@ -56,7 +56,7 @@ fn expand<const N: usize>(secret: &[u8], salt: &[u8], info: &[u8]) -> [u8; N] {
 }
 
 fn document_keys() -> Keys {
-    Keys::derive(&MasterSecret(bytes("master secret")), RepoId(bytes("repository id")))
+    Keys::derive(&MasterSecrets::of_first(MasterSecret(bytes("master secret"))), RepoId(bytes("repository id")))
 }
 
 #[test]
@@ -175,6 +175,6 @@ fn configuration_and_key_slots() {
     assert_eq!(*key_file.to_text(), block("object key file"), "our writer's very text");
     for secret in [Secret::Passphrase(Zeroizing::new(PASSPHRASE.to_owned())), Secret::KeyFile(key_file)] {
         let (master, _) = keys::unlock(&store, &hash, &secret).unwrap();
-        check("master secret", &to_hex(&master.0));
+        check("master secret", &to_hex(&master.to_bytes()));
     }
 }

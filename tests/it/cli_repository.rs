@@ -69,6 +69,32 @@ fn a_key_exported_with_a_passphrase_opens_beside_it() {
 }
 
 #[test]
+fn a_new_key_opens_all_and_the_old_ones_nothing() {
+    let stage = Stage::new();
+    let before = stage.backup("base");
+    stage.run(&["key", "add", "--new-key-file", "laptop", "--label", "laptop"]).ok();
+    let run = stage.run(&["key", "rotate", "--new-key-file", "fresh"]).ended(2).said("--yes");
+    assert!(run.stderr.contains("laptop") && !stage.path("fresh").exists(), "{run:?}");
+    let run = stage.run(&["key", "rotate", "--new-key-file", "fresh", "--yes", "--json"]).ok().json();
+    assert_eq!((&run["epoch"], run["removed"].as_array().unwrap().len()), (&1.into(), 2));
+    for old in [&["list"][..], &["list", "--key-file", "laptop"], &["backup", "web1"]] {
+        stage.run(old).ended(12);
+    }
+    // Both epochs are read, the new one is written, and a key that is added opens both.
+    let fresh = ["--key-file", "fresh"];
+    stage.run(&[&["backup", "web1", "--full"][..], &fresh].concat()).ok();
+    stage.run(&[&["key", "add", "--new-key-file", "second"][..], &fresh].concat()).ok();
+    let second = ["--key-file", "second"];
+    stage.run(&[&["check", "--read-data"][..], &second].concat()).ok();
+    let listed = stage.run(&[&["list", "--json"][..], &second].concat()).ok().json();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 2, "{listed} {before:?}");
+    stage.run(&[&["restore", "web1@latest", "--disk", "0", "--to", "new.raw"][..], &second].concat()).ok();
+    stage.run(&[&["forget", "--keep-last", "1"][..], &second].concat()).ok();
+    stage.run(&[&["prune", "--max-unused", "0"][..], &second].concat()).ok();
+    stage.run(&[&["check", "--read-data"][..], &fresh].concat()).ok();
+}
+
+#[test]
 fn a_folder_that_was_named_is_never_made_unasked() {
     let stage = Stage::new();
     for arguments in [&["backup", "web1"][..], &["list"], &["stats"], &["check"], &["show", "x"], &["key", "list"]] {

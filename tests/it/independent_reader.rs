@@ -10,7 +10,7 @@ use abbild::chunker::SEGMENT_BYTES;
 use abbild::repo::ids::{BackupId, ChunkId, ObjectId};
 use abbild::repo::index::IndexPlace;
 use abbild::repo::intake::{self, Intake, SegmentWriter, State};
-use abbild::repo::keys::{KdfCost, KeyFile, Secret};
+use abbild::repo::keys::{self, KdfCost, KeyFile, Secret};
 use abbild::repo::manifest::{Capture, Consistency, DiskRecord, FileRecord, Manifest, Statistics};
 use abbild::repo::map::{MapShape, NODE_SEGMENTS, encode_ids};
 use abbild::repo::store::DirectoryStore;
@@ -36,10 +36,23 @@ struct Content {
 
 impl World {
     fn build() -> World {
+        World::of_epochs(1)
+    }
+
+    /// Everything but its first generation belongs to the last of so many epochs.
+    fn of_epochs(epochs: u16) -> World {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(DirectoryStore::create(&folder.path().join("repository")).unwrap());
         let passphrase = Secret::Passphrase(Zeroizing::new(PASSPHRASE.to_owned()));
-        let repository = Repository::create(store, &passphrase, "a passphrase", CHEAP, |_| IndexPlace::Memory).unwrap();
+        let mut repository =
+            Repository::create(store.clone(), &passphrase, "a passphrase", CHEAP, |_| IndexPlace::Memory).unwrap();
+        for epoch in 1..epochs {
+            let old = repository.slot();
+            repository.begin_epoch(&passphrase, "a passphrase", CHEAP).unwrap();
+            keys::remove(store.as_ref(), old).unwrap();
+            repository = Repository::open(store.clone(), &passphrase, |_| IndexPlace::Memory).unwrap();
+            assert_eq!(repository.epoch(), epoch);
+        }
         fs::write(folder.path().join("passphrase"), format!("{PASSPHRASE}\n")).unwrap();
         let key_file = KeyFile::generate("the test");
         key_file.save(&folder.path().join("key")).unwrap();
@@ -230,7 +243,15 @@ fn same_content(file: &Path, disk: &Content) {
 
 #[test]
 fn the_reader_gives_every_disk_and_file_back_for_each_secret() {
-    let world = World::build();
+    gives_all_back(&World::build());
+}
+
+#[test]
+fn the_reader_follows_changes_of_keys() {
+    gives_all_back(&World::of_epochs(3));
+}
+
+fn gives_all_back(world: &World) {
     let backup = world.backup.to_string();
     let target = world.path("out");
     let to = target.to_str().unwrap();

@@ -34,7 +34,7 @@ except ImportError as missing:
     sys.exit(2)
 
 # Section 12.
-TEXT_MAX, SLOTS_MAX, KEY_FILE_MAX = 64 << 10, 16, 4096
+TEXT_MAX, SLOTS_MAX, EPOCHS_MAX, KEY_FILE_MAX = 64 << 10, 16, 256, 4096
 OBJECT_MAX, PACK_MAX = 256 << 20, 128 << 20
 BLOB_MAX, CHUNK_MAX, DISK_MAX = 1310720, 1 << 20, 1 << 47
 SEGMENT, NODE_SEGMENTS, STRIPE = 4 << 20, 1024, 1 << 20
@@ -173,7 +173,7 @@ def key_file_secret(text):
 
 
 def open_slot(name, data, config_hash, passphrase, key_file):
-    """Section 5: the master secret, or None if this slot is for another secret."""
+    """Section 5: the master secrets by epoch, or None if this slot is for another secret."""
     line, commitment, wrapped = plain_object(name, data, 3)
     slot = parse_json(line)
     need("keys/" + field(slot, "slot", str) == name, f"{name}: is slot {slot['slot']}")
@@ -191,15 +191,23 @@ def open_slot(name, data, config_hash, passphrase, key_file):
     if not hmac.compare_digest(output[32:], hex_bytes(commitment, 32)):
         return None
     aad = b"abbild v1 slot" + config_hash + line.encode()
-    return gcm_open(output[:32], bytes(12), hex_bytes(wrapped, 48), aad, f"{name} or config")
+    epochs = slot.get("epochs", [0])
+    ascend = all(type(epoch) is int for epoch in epochs) and all(a < b for a, b in zip(epochs, epochs[1:]))
+    need(0 < len(epochs) <= EPOCHS_MAX and epochs[0] == 0 and ascend, f"{name}: epochs {epochs}")
+    wrapped = hex_bytes(wrapped, 32 * len(epochs) + TAG)
+    secrets = gcm_open(output[:32], bytes(12), wrapped, aad, f"{name} or config")
+    return {epoch: secrets[32 * at :][:32] for at, epoch in enumerate(epochs)}
 
 
 class Keys:
     """Section 6."""
 
-    def __init__(self, master, repository):
-        self.repository = repository
-        self.sealing = hkdf(master, repository, b"abbild v1 sealing epoch 0", 32)
+    def __init__(self, masters, repository):
+        self.repository, master = repository, masters[0]
+        self.sealing = {
+            epoch: hkdf(secret, repository, b"abbild v1 sealing epoch %d" % epoch, 32)
+            for epoch, secret in masters.items()
+        }
         data_ids = hkdf(master, repository, b"abbild v1 data chunk ids", 32)
         map_ids = hkdf(master, repository, b"abbild v1 map chunk ids", 32)
         self.ids = {1: data_ids, 2: map_ids}  # by the kind of pack that holds such chunks
@@ -216,9 +224,11 @@ class Sealed:
         need(self.header[:8] == b"ABBILDs1", f"{name}: magic")
         self.kind = self.header[8]
         need(self.kind in KINDS[name.split("/")[0]], f"{name}: kind {self.kind}")
-        need(self.header[9:16] == b"\x01" + bytes(6), f"{name}: a later version, or damage in its header")
+        epoch = int.from_bytes(self.header[10:12], "little")
+        sound = self.header[9] == 1 and epoch in keys.sealing and self.header[12:16] == bytes(4)
+        need(sound, f"{name}: a later version, a newer key, or damage in its header")
         info = b"abbild v1 object" + self.header[8:16] + keys.repository + name.encode()
-        output = hkdf(keys.sealing, self.header[16:48], info, 64)
+        output = hkdf(keys.sealing[epoch], self.header[16:48], info, 64)
         need(hmac.compare_digest(output[32:], self.header[48:]), f"{name}: key commitment")
         self.key = output[:32]
 
@@ -316,9 +326,9 @@ class Repository:
         slots = self.store.names("keys")
         need(len(slots) <= SLOTS_MAX, "more than 16 key slots")
         opened = (open_slot(name, self.store.read(name, TEXT_MAX), config_hash, passphrase, key_file) for name in slots)
-        master = next((master for master in opened if master is not None), None)
-        need(master is not None, "the secret opens no key slot")
-        self.keys, self.places, self.recent = Keys(master, repository), None, OrderedDict()
+        masters = max((masters for masters in opened if masters is not None), key=len, default=None)
+        need(masters is not None, "the secret opens no key slot")
+        self.keys, self.places, self.recent = Keys(masters, repository), None, OrderedDict()
 
     def small(self, name):
         return small_object(self.keys, name, self.store.read(name, OBJECT_MAX))

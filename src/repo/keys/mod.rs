@@ -1,4 +1,4 @@
-//! Key slots: each wraps the master secret for one passphrase or one key file.
+//! Key slots: each wraps the master secrets for one passphrase or one key file.
 //!
 //! In here: what a slot looks like, how a secret opens it, key files. Not in here: what the master secret opens (`seal`),
 //! who asks for a passphrase (`cli`).
@@ -15,12 +15,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 pub use file::KeyFile;
-pub use slot::{KdfCost, SlotInfo, SlotKind};
+pub use slot::{EPOCHS_MAX, KdfCost, SlotInfo, SlotKind};
 use zeroize::Zeroizing;
 
 use super::error::RepoError;
 use super::ids::{ObjectId, random};
-use super::seal::MasterSecret;
+use super::seal::MasterSecrets;
 use super::store::{ObjectName, ObjectStore, StoreError};
 use super::text;
 use slot::Slot;
@@ -47,7 +47,8 @@ impl Secret {
     }
 }
 
-/// Opens the first slot that `secret` fits: the master secret and the slot's id.
+/// Opens the slot that `secret` fits: the master secrets and the slot's id. Of several it is the one that knows most
+/// epochs: a change of keys with the same secret may have died before its last step.
 ///
 /// # Errors
 /// [`RepoError::WrongKey`] if it fits none; [`RepoError::Damaged`] if it fits none and a slot that it might have fitted
@@ -56,26 +57,26 @@ pub fn unlock(
     store: &dyn ObjectStore,
     config_hash: &[u8; 32],
     secret: &Secret,
-) -> Result<(MasterSecret, ObjectId), RepoError> {
-    let mut damaged = None;
-    let mut tried = 0;
+) -> Result<(MasterSecrets, ObjectId), RepoError> {
+    let (mut damaged, mut tried) = (None, 0);
+    let mut best: Option<(MasterSecrets, ObjectId)> = None;
     for name in names(store)? {
         match load(store, &name) {
             Ok(slot) if slot.fits(secret) => {
                 tried += 1;
-                if let Some(master) = slot.open(name.as_str(), secret, config_hash)? {
-                    return Ok((master, slot.id()));
+                if best.as_ref().is_some_and(|(masters, _)| masters.newest() >= slot.newest_epoch()) {
+                    continue;
+                }
+                if let Some(masters) = slot.open(name.as_str(), secret, config_hash)? {
+                    best = Some((masters, slot.id()));
                 }
             }
             Ok(_) => {}
             Err(error) => damaged = Some(error),
         }
     }
-    Err(damaged.unwrap_or_else(|| RepoError::WrongKey {
-        secret: secret.describe(),
-        slots: tried,
-        place: store.place(),
-    }))
+    let wrong_key = || RepoError::WrongKey { secret: secret.describe(), slots: tried, place: store.place() };
+    best.ok_or_else(|| damaged.unwrap_or_else(wrong_key))
 }
 
 /// Adds a slot that `secret` opens.
@@ -85,7 +86,7 @@ pub fn unlock(
 pub fn add(
     store: &dyn ObjectStore,
     config_hash: &[u8; 32],
-    master: &MasterSecret,
+    masters: &MasterSecrets,
     secret: &Secret,
     label: &str,
     cost: KdfCost,
@@ -95,7 +96,7 @@ pub fn add(
         let reason = format!("a repository has at most {SLOTS_MAX} slots: remove one first");
         return Err(RepoError::Slot { slot: id.to_string(), reason });
     }
-    let slot = Slot::seal(id, secret, label, cost, master, config_hash);
+    let slot = Slot::seal(id, secret, label, cost, masters, config_hash);
     text::put(store, &object_name(id), &slot.encode())?;
     Ok(id)
 }

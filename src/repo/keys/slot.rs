@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::{Secret, object_name};
 use crate::repo::error::RepoError;
-use crate::repo::ids::{ObjectId, from_hex, random, to_hex};
-use crate::repo::seal::{MasterSecret, constant_time_equal};
+use crate::repo::ids::{ObjectId, bytes_from_hex, from_hex, random, to_hex};
+use crate::repo::seal::{MasterSecrets, constant_time_equal};
 use crate::repo::store::ObjectName;
 use crate::repo::text;
 
@@ -23,7 +23,9 @@ const MEMORY_KIB_MAX: u32 = 4 << 20;
 const PASSES_MAX: u32 = 64;
 /// Most lanes.
 const LANES_MAX: u32 = 64;
-const WRAPPED_BYTES: usize = 32 + 16;
+/// Most epochs a repository can have: a slot is at most 64 KiB long, and holds the secret of each.
+pub const EPOCHS_MAX: usize = 256;
+const TAG_BYTES: usize = 16;
 
 /// What is known of a slot without opening it: its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,17 @@ pub struct SlotInfo {
     pub label: String,
     /// When it was added.
     pub created: jiff::Timestamp,
+    /// The epochs whose master secrets it wraps, in this order.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub epochs: Vec<u16>,
+}
+
+fn first_epoch() -> Vec<u16> {
+    vec![0]
+}
+
+fn is_first_epoch(epochs: &[u16]) -> bool {
+    epochs == [0]
 }
 
 /// Which secret opens a slot, and with which parameters.
@@ -103,17 +116,18 @@ pub struct Slot {
     /// The first line, to the letter: it is authenticated.
     line: String,
     commitment: [u8; 32],
-    wrapped: [u8; WRAPPED_BYTES],
+    /// The secrets, encrypted, and the tag.
+    wrapped: Vec<u8>,
 }
 
 impl Slot {
-    /// Wraps `master` for `secret`.
+    /// Wraps `masters` for `secret`.
     pub fn seal(
         id: ObjectId,
         secret: &Secret,
         label: &str,
         cost: KdfCost,
-        master: &MasterSecret,
+        masters: &MasterSecrets,
         config_hash: &[u8; 32],
     ) -> Slot {
         let salt = to_hex(&random::<16>());
@@ -124,21 +138,17 @@ impl Slot {
             }
             Secret::KeyFile(_) => SlotKind::KeyFile { salt },
         };
-        let info = SlotInfo { slot: id, kind, label: label.to_owned(), created: jiff::Timestamp::now() };
+        let (label, created, epochs) = (label.to_owned(), jiff::Timestamp::now(), masters.epochs());
+        let info = SlotInfo { slot: id, kind, label, created, epochs };
         let line = serde_json::to_string(&info).expect("plain data serialises");
         let (cipher, commitment) = wrapping_key(&info, secret).expect("our own parameters are in range");
-        let mut wrapped = Zeroizing::new(master.0);
+        let mut wrapped = masters.to_bytes();
+        let aad = associated(&line, config_hash);
         let tag = cipher
-            .encrypt_inout_detached(
-                &Nonce::from([0; 12]),
-                &associated(&line, config_hash),
-                wrapped.as_mut_slice().into(),
-            )
-            .expect("32 bytes are no limit");
-        let mut bytes = [0; WRAPPED_BYTES];
-        bytes[..32].copy_from_slice(wrapped.as_ref());
-        bytes[32..].copy_from_slice(&tag);
-        Slot { info, line, commitment, wrapped: bytes }
+            .encrypt_inout_detached(&Nonce::from([0; 12]), &aad, wrapped.as_mut_slice().into())
+            .expect("some KiB are no limit");
+        let wrapped = [wrapped.as_slice(), &tag].concat();
+        Slot { info, line, commitment, wrapped }
     }
 
     /// The object that stores it.
@@ -170,12 +180,20 @@ impl Slot {
                 return Err(bad("argon2id parameters", "at most 4 GiB, 64 passes, 64 lanes", found));
             }
         }
+        if info.epochs.len() > EPOCHS_MAX {
+            return Err(bad("epochs", &format!("at most {EPOCHS_MAX}"), info.epochs.len().to_string()));
+        }
         let hex = |line: &str| bad("slot", "hex digits", line.chars().take(80).collect());
+        let wrapped = bytes_from_hex(lines[2]).ok_or_else(|| hex(lines[2]))?;
+        if wrapped.len() != 32 * info.epochs.len() + TAG_BYTES {
+            let expected = format!("a secret of 32 bytes for each of {} epochs, and a tag", info.epochs.len());
+            return Err(bad("wrapped secrets", &expected, format!("{} bytes", wrapped.len())));
+        }
         Ok(Slot {
             info,
             line: lines[0].to_owned(),
             commitment: from_hex(lines[1]).ok_or_else(|| hex(lines[1]))?,
-            wrapped: from_hex(lines[2]).ok_or_else(|| hex(lines[2]))?,
+            wrapped,
         })
     }
 
@@ -189,6 +207,11 @@ impl Slot {
         self.info.slot
     }
 
+    /// The newest epoch whose secret it wraps.
+    pub fn newest_epoch(&self) -> u16 {
+        self.info.epochs.last().copied().unwrap_or(0)
+    }
+
     /// Whether it is for that kind of secret.
     pub fn fits(&self, secret: &Secret) -> bool {
         matches!(
@@ -197,30 +220,37 @@ impl Slot {
         )
     }
 
-    /// Unwraps the master secret; `None` if this secret is not the slot's.
+    /// Unwraps the master secrets; `None` if this secret is not the slot's.
     ///
     /// # Errors
     /// [`RepoError::Damaged`] if the secret is right and the slot, or the configuration it binds, is not.
-    pub fn open(&self, name: &str, secret: &Secret, config_hash: &[u8; 32]) -> Result<Option<MasterSecret>, RepoError> {
-        let damaged = |found: String| RepoError::Damaged {
+    pub fn open(
+        &self,
+        name: &str,
+        secret: &Secret,
+        config_hash: &[u8; 32],
+    ) -> Result<Option<MasterSecrets>, RepoError> {
+        let damaged = |field, expected: &str, found: String| RepoError::Damaged {
             object: name.to_owned(),
-            field: "slot",
+            field,
             at: 0,
-            expected: "parameters that argon2id accepts".to_owned(),
+            expected: expected.to_owned(),
             found,
         };
-        let (cipher, commitment) = wrapping_key(&self.info, secret).map_err(damaged)?;
+        let (cipher, commitment) = wrapping_key(&self.info, secret)
+            .map_err(|found| damaged("slot", "parameters that argon2id accepts", found))?;
         if !constant_time_equal(&commitment, &self.commitment) {
             return Ok(None);
         }
-        let mut master = Zeroizing::new([0; 32]);
-        master.copy_from_slice(&self.wrapped[..32]);
-        let tag: [u8; 16] = self.wrapped[32..].try_into().expect("16 bytes after the first 32");
+        let (wrapped, tag) = self.wrapped.split_last_chunk::<TAG_BYTES>().expect("the length was checked");
+        let mut masters = Zeroizing::new(wrapped.to_vec());
         let aad = associated(&self.line, config_hash);
         cipher
-            .decrypt_inout_detached(&Nonce::from([0; 12]), &aad, master.as_mut_slice().into(), &Tag::from(tag))
-            .map_err(|_| RepoError::unauthentic(&format!("{name} or config"), "wrapped master secret", 0))?;
-        Ok(Some(MasterSecret(*master)))
+            .decrypt_inout_detached(&Nonce::from([0; 12]), &aad, masters.as_mut_slice().into(), &Tag::from(*tag))
+            .map_err(|_| RepoError::unauthentic(&format!("{name} or config"), "wrapped master secrets", 0))?;
+        let masters = MasterSecrets::from_bytes(&self.info.epochs, &masters);
+        let shown = || format!("{:?}", self.info.epochs);
+        masters.map(Some).ok_or_else(|| damaged("epochs", "numbers that ascend from 0", shown()))
     }
 }
 
@@ -228,7 +258,7 @@ fn associated(line: &str, config_hash: &[u8; 32]) -> Vec<u8> {
     [b"abbild v1 slot".as_slice(), config_hash, line.as_bytes()].concat()
 }
 
-/// The cipher that wraps the master secret, and the commitment to its key.
+/// The cipher that wraps the master secrets, and the commitment to its key.
 fn wrapping_key(info: &SlotInfo, secret: &Secret) -> Result<(Aes256Gcm, [u8; 32]), String> {
     let (stretched, salt) = match (&info.kind, secret) {
         (SlotKind::Passphrase { memory_kib, passes, lanes, salt }, Secret::Passphrase(passphrase)) => {
@@ -269,6 +299,7 @@ fn stretch(
 mod tests {
     use super::*;
     use crate::repo::keys::KeyFile;
+    use crate::repo::seal::MasterSecret;
 
     const CHEAP: KdfCost = KdfCost::Fixed { memory_kib: 64, passes: 1 };
 
@@ -278,7 +309,8 @@ mod tests {
 
     fn sealed(secret: &Secret) -> (ObjectName, Vec<u8>) {
         let id = ObjectId([4; 16]);
-        let slot = Slot::seal(id, secret, "mine", CHEAP, &MasterSecret([5; 32]), &[6; 32]);
+        let masters = MasterSecrets::of_first(MasterSecret([5; 32]));
+        let slot = Slot::seal(id, secret, "mine", CHEAP, &masters, &[6; 32]);
         (object_name(id), slot.encode())
     }
 
@@ -288,7 +320,7 @@ mod tests {
         let file = key_file();
         let (name, bytes) = sealed(&file);
         let slot = Slot::decode(&name, &bytes).unwrap();
-        assert_eq!(slot.open("k", &file, &[6; 32]).unwrap().unwrap().0, [5; 32]);
+        assert_eq!(slot.open("k", &file, &[6; 32]).unwrap().unwrap().to_bytes().as_slice(), [5; 32]);
         assert!(slot.open("k", &key_file(), &[6; 32]).unwrap().is_none());
         assert!(slot.open("k", &file, &[7; 32]).is_err(), "another configuration");
 
@@ -297,6 +329,22 @@ mod tests {
         assert!(slot.open("k", &passphrase("correct horse"), &[6; 32]).unwrap().is_some());
         assert!(slot.open("k", &passphrase("correct horsf"), &[6; 32]).unwrap().is_none());
         assert!(!slot.fits(&file));
+    }
+
+    #[test]
+    fn a_slot_wraps_the_secrets_of_all_epochs() {
+        let (file, id) = (Secret::KeyFile(KeyFile::generate("a")), ObjectId([4; 16]));
+        let masters = MasterSecrets::generate().with_next().unwrap();
+        let slot = Slot::seal(id, &file, "mine", CHEAP, &masters, &[6; 32]);
+        let slot = Slot::decode(&object_name(id), &slot.encode()).unwrap();
+        assert_eq!(slot.info().epochs, [0, 1]);
+        let opened = slot.open("k", &file, &[6; 32]).unwrap().unwrap();
+        assert_eq!((opened.epochs(), opened.to_bytes()), (masters.epochs(), masters.to_bytes()));
+        // One secret less than the epochs say, with everything else right.
+        let text = String::from_utf8(slot.encode()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let forged = text::encode(&[lines[0], lines[1], &lines[2][64..]]);
+        assert!(Slot::decode(&object_name(id), &forged).is_err_and(|error| error.to_string().contains("2 epochs")));
     }
 
     #[test]

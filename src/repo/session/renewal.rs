@@ -90,12 +90,12 @@ mod tests {
 
     use super::*;
     use crate::repo::ids::RepoId;
-    use crate::repo::seal::MasterSecret;
+    use crate::repo::seal::{MasterSecret, MasterSecrets};
     use crate::repo::session::{self, OpenSession};
     use crate::repo::store::{DirectoryStore, StoreError};
 
     fn keys() -> Keys {
-        Keys::derive(&MasterSecret([7; 32]), RepoId([9; 16]))
+        Keys::derive(&MasterSecrets::of_first(MasterSecret([7; 32])), RepoId([9; 16]))
     }
 
     fn days(days: i64) -> jiff::Timestamp {
