@@ -145,6 +145,8 @@ impl Repository {
         let slot = keys::add(store.as_ref(), &config_hash, &masters, secret, label, cost)?;
         session::take_generation(store.as_ref(), &keys, 1, &host_name())?;
         text::put(store.as_ref(), &config::object_name(), &bytes)?;
+        // Nothing depends on it; without room for it the first backup would not get far.
+        let _ = gc::reserve::make(store.as_ref());
         let (index, opened) = Index::open(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
     }

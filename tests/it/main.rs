@@ -38,6 +38,7 @@ mod formats_vmdk;
 mod formats_writers;
 mod formats_writers_qcow2;
 mod formats_writers_vmdk;
+mod full_disk;
 mod fuzz_replay;
 mod fuzz_seeds;
 mod fuzz_seeds_guests;

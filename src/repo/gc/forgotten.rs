@@ -9,6 +9,7 @@
 use std::ops::ControlFlow;
 
 use super::mark::prove;
+use super::reserve;
 use super::walk::Needs;
 use crate::repo::error::RepoError;
 use crate::repo::ids::{BackupId, random, to_hex};
@@ -39,7 +40,15 @@ pub struct Forgotten {
 pub fn forget(store: &dyn ObjectStore, backup: BackupId) -> Result<Forgotten, RepoError> {
     let nonce = to_hex(&random::<NONCE_BYTES>());
     let name = ObjectName::new(&format!("{FOLDER}/{backup}.{nonce}")).expect("hex digits make a good name");
-    store.rename(&manifest::object_name(backup), &name)?;
+    let listed = manifest::object_name(backup);
+    match store.rename(&listed, &name) {
+        // A medium can be too full for a folder's entry, and forgetting is how it gets room again.
+        Err(StoreError::NoSpace { .. }) => {
+            reserve::give_up(store)?;
+            store.rename(&listed, &name)?;
+        }
+        outcome => outcome?,
+    }
     Ok(Forgotten { backup, name })
 }
 

@@ -11,9 +11,10 @@ use crate::repo::store::{ListedObject, ObjectName, ObjectStore, StoreError};
 pub const FOLDER: &str = "reserve";
 /// What is kept at most: room for a pack.
 const BYTES_MAX: u64 = 64 << 20;
-/// A repository of so many times this keeps that much; a small one needs little.
+/// A repository of so many times this keeps that much.
 const SHARE: u64 = 64;
-/// Less than this is not worth an object.
+/// What is kept at least, and what is added at least: room for all the small objects of a prune, and for a host's index
+/// on the same medium.
 const BYTES_MIN: u64 = 1 << 20;
 
 fn kept(store: &dyn ObjectStore) -> Result<Vec<ListedObject>, RepoError> {
@@ -50,7 +51,7 @@ pub fn make(store: &dyn ObjectStore) -> Result<(), RepoError> {
         stored += object.len;
         ControlFlow::Continue(())
     })?;
-    let missing = (stored / SHARE).min(BYTES_MAX).saturating_sub(kept);
+    let missing = (stored / SHARE).clamp(BYTES_MIN, BYTES_MAX).saturating_sub(kept);
     if missing < BYTES_MIN.max(kept) {
         return Ok(());
     }

@@ -74,7 +74,12 @@ struct State {
     plan: Option<(u64, Fault)>,
     power_is_out: bool,
     clock: Duration,
+    /// Bytes that files and folders may take, in whole blocks.
+    capacity: Option<u64>,
 }
+
+/// What files and folders take is a multiple of this, as on most filesystems.
+const BLOCK_BYTES: u64 = 4096;
 
 #[derive(Clone)]
 struct FileNode {
@@ -127,6 +132,7 @@ impl MemFs {
             plan: None,
             power_is_out: false,
             clock: CLOCK_START,
+            capacity: None,
         })))
     }
 
@@ -139,6 +145,16 @@ impl MemFs {
     /// Operations done or refused so far (hints and the clock are none); a campaign plans a fault at each of them.
     pub fn operations(&self) -> u64 {
         self.lock().operations
+    }
+
+    /// Makes the medium so large; `None` lifts the limit. What is there already may be more: then there is no room left.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// Bytes that files and folders take, in whole blocks.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
     }
 
     /// Whether a planned power cut was reached.
@@ -237,6 +253,15 @@ impl State {
             Step::Whole => act(self),
             Step::TornThen(error) => act(self).and(Err(error)),
         }
+    }
+
+    fn used(&self) -> u64 {
+        let blocks = |len: usize| (len as u64).next_multiple_of(BLOCK_BYTES);
+        self.files.values().map(|file| blocks(file.bytes.len())).sum::<u64>() + self.folders.len() as u64 * BLOCK_BYTES
+    }
+
+    fn free(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
     fn find(&self, path: &Path) -> io::Result<NodeId> {
@@ -363,11 +388,15 @@ impl Fs for MemFs {
             Step::Whole => (bytes, Ok(())),
             Step::TornThen(error) => (&bytes[..bytes.len() / 2], Err(error)),
         };
-        let clock = state.clock;
+        let (clock, free) = (state.clock, state.free());
         let node = state.files.get_mut(&file.node).ok_or(io::ErrorKind::NotFound)?;
-        Arc::make_mut(&mut node.bytes).extend_from_slice(bytes);
+        // What is left of its last block is its own.
+        let len = node.bytes.len() as u64;
+        let room = (len.next_multiple_of(BLOCK_BYTES) - len).saturating_add(free / BLOCK_BYTES * BLOCK_BYTES);
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        Arc::make_mut(&mut node.bytes).extend_from_slice(&bytes[..fits]);
         node.modified = clock;
-        outcome
+        if fits < bytes.len() { Err(Errno::NOSPC.into()) } else { outcome }
     }
 
     fn read_at(&self, file: &MemFile, at: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -451,6 +480,9 @@ impl Fs for MemFs {
     fn mkdir(&self, path: &Path) -> io::Result<()> {
         self.lock().do_whole(|state| {
             let slot = state.find_free_slot(path)?;
+            if state.free() < BLOCK_BYTES {
+                return Err(Errno::NOSPC.into());
+            }
             let node = state.new_node();
             state.folders.insert(node, FolderNode::default());
             state.change(Change { removes: None, adds: Some((slot, node)) });
