@@ -250,9 +250,10 @@ fn of_repo(error: &RepoError) -> Option<Verdict> {
         error if error.is_busy() => {
             verdict(Exit::Busy, "another abbild of this host is writing to the index cache: try again when it is done")
         }
-        error if error.is_out_of_space() => {
-            verdict(Exit::NoSpace, "make room there, then run it again: it goes on from what is stored")
-        }
+        error if error.is_out_of_space() => verdict(
+            Exit::NoSpace,
+            "make room there (abbild forget and abbild prune work on a full disk), then run it again: it goes on from what is stored",
+        ),
         RepoError::NoRepository { place } => {
             let place = if place.contains(char::is_whitespace) { format!("{place:?}") } else { place.clone() };
             verdict(Exit::NoRepository, &format!("check the name, or create one: abbild init --repo {place}"))
@@ -304,7 +305,7 @@ fn of_store(error: &StoreError) -> Option<Verdict> {
     match error {
         StoreError::NoSpace { .. } => Some(Verdict {
             exit: Exit::NoSpace,
-            hint: Some("make room there, then run it again: it goes on from what is stored".to_owned()),
+            hint: Some("make room there (abbild forget and abbild prune work on a full disk), then run it again: it goes on from what is stored".to_owned()),
         }),
         StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLarge { .. } => damaged(),
         StoreError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

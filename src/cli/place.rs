@@ -83,8 +83,14 @@ impl Place {
             let store: Arc<dyn ObjectStore> = Arc::<DirectoryStore<RealFs>>::clone(&store);
             match Repository::open(store, &secret, &place) {
                 Ok(repository) => {
-                    if let Opened::Discarded(why) = repository.index_opened() {
-                        context.terminal.detail(&format!("the index cache could not be used and is made anew: {why}"));
+                    match repository.index_opened() {
+                        Opened::Found | Opened::Created => {}
+                        Opened::Discarded(why) => context
+                            .terminal
+                            .detail(&format!("the index cache could not be used and is made anew: {why}")),
+                        Opened::InMemory => context
+                            .terminal
+                            .warn("there is no room for the index cache: it is in memory, for this run alone"),
                     }
                     return Ok((Arc::new(repository), secret));
                 }

@@ -160,7 +160,11 @@ impl RepoError {
     pub fn is_out_of_space(&self) -> bool {
         match self {
             RepoError::Store(error) => matches!(error, StoreError::NoSpace { .. }),
-            RepoError::Index { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            RepoError::Index { source: rusqlite::Error::SqliteFailure(error, _), .. } => {
+                // The second is what SQLite says when there is no room for the memory that its processes share.
+                error.code == rusqlite::ErrorCode::DiskFull
+                    || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }
             _ => false,
         }
     }

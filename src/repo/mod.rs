@@ -147,7 +147,7 @@ impl Repository {
         text::put(store.as_ref(), &config::object_name(), &bytes)?;
         // Nothing depends on it; without room for it the first backup would not get far.
         let _ = gc::reserve::make(store.as_ref());
-        let (index, opened) = Index::open(&place(config.repository), config.repository)?;
+        let (index, opened) = open_index(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
     }
 
@@ -163,7 +163,7 @@ impl Repository {
         let (config, config_hash) = Config::load(store.as_ref())?;
         let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
         let keys = Keys::derive(&masters, config.repository);
-        let (index, opened) = Index::open(&place(config.repository), config.repository)?;
+        let (index, opened) = open_index(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
     }
 
@@ -494,6 +494,18 @@ fn refuse_unless_empty(store: &dyn ObjectStore) -> Result<(), RepoError> {
         store.remove(&name)?;
     }
     Ok(())
+}
+
+/// Opens the index cache; where there is no room left for it, as it lies on the store's own full medium, in memory. The
+/// store's reserve is not for this: it is a prune's, to get room again.
+fn open_index(place: &IndexPlace, repository: RepoId) -> Result<(Index, index::Opened), RepoError> {
+    match Index::open(place, repository) {
+        Err(error) if error.is_out_of_space() => {
+            let (index, _) = Index::open(&IndexPlace::Memory, repository)?;
+            Ok((index, index::Opened::InMemory))
+        }
+        outcome => outcome,
+    }
 }
 
 /// This host's name, for sessions and manifests.

@@ -64,6 +64,8 @@ pub enum Opened {
     Created,
     /// There was one that could not be used; it was discarded. Says why.
     Discarded(String),
+    /// There was no room for it; it is in memory, and gone with the process.
+    InMemory,
 }
 
 /// The index of one repository on this host.
@@ -313,7 +315,16 @@ fn open_waiting(place: &IndexPlace, repository: RepoId, busy: Duration) -> Resul
         let reason = format!("SQLite {} has a bug that corrupts it; 3.51.3 or later is needed", rusqlite::version());
         return Err(RepoError::IndexPlace { file, reason });
     }
-    let unusable = |error: std::io::Error| RepoError::IndexPlace { file: file.clone(), reason: error.to_string() };
+    let unusable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => {
+            let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            RepoError::Index {
+                file: file.clone(),
+                source: rusqlite::Error::SqliteFailure(full, Some(error.to_string())),
+            }
+        }
+        _ => RepoError::IndexPlace { file: file.clone(), reason: error.to_string() },
+    };
     std::fs::create_dir_all(folder).map_err(unusable)?;
     if let Some(kind) = network_mount(folder) {
         let reason = format!("it would lie on a network mount ({kind}), where SQLite's log does not work");
