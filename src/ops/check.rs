@@ -80,6 +80,13 @@ fn fault(report: &mut CheckReport, what: impl ToString, error: &RepoError) {
     report.faults.push(Fault { what: what.to_string(), message: error.to_string() });
 }
 
+/// The same for an object that was listed; one that is gone by now was removed by a run beside us.
+fn fault_unless_gone(report: &mut CheckReport, what: impl ToString, error: &RepoError) {
+    if !matches!(error, RepoError::Store(StoreError::NotFound { .. })) {
+        fault(report, what, error);
+    }
+}
+
 fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
     let store = repository.store();
     let plain = crate::repo::config::Config::faults(store).into_iter().chain(crate::repo::keys::faults(store)?);
@@ -93,12 +100,12 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
                 "a session of {} (process {}, begun {}) has not ended: it is running, or it died and is harmless",
                 session.host, session.process, session.started
             )),
-            Err(error) => fault(report, name, &error),
+            Err(error) => fault_unless_gone(report, name, &error),
         }
     }
     for name in &generations {
         if let Err(error) = session::load_generation(store, repository.keys(), name) {
-            fault(report, name, &error);
+            fault_unless_gone(report, name, &error);
         }
     }
     if generations.is_empty() {
@@ -107,7 +114,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
     prunes(repository, report)?;
     for name in repository.segment_names()? {
         if let Err(error) = repository.read_segment(&name) {
-            fault(report, &name, &error);
+            fault_unless_gone(report, &name, &error);
         }
     }
     let mut foreign = 0usize;
@@ -128,24 +135,24 @@ fn prunes(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsEr
     let (store, keys) = (repository.store(), repository.keys());
     for name in records::names(store, records::TOMBSTONES)? {
         if let Err(error) = records::load_tombstones(store, keys, &name) {
-            fault(report, &name, &error);
+            fault_unless_gone(report, &name, &error);
         }
     }
     for name in records::names(store, records::CLOSINGS)? {
         if let Err(error) = records::load_closing(store, keys, &name) {
-            fault(report, &name, &error);
+            fault_unless_gone(report, &name, &error);
         }
     }
     let forgotten = forgotten::list(store)?;
     for backup in &forgotten {
         if let Err(error) = forgotten::load(repository, backup) {
-            fault(report, &backup.name, &error);
+            fault_unless_gone(report, &backup.name, &error);
         }
     }
     let trashed = trash::list(store)?;
     for pack in &trashed {
         if let Err(error) = reader::read_record_at(store, keys, pack.id, &pack.name) {
-            fault(report, &pack.name, &error);
+            fault_unless_gone(report, &pack.name, &error);
         }
     }
     if !forgotten.is_empty() {

@@ -451,6 +451,8 @@ impl Repository {
         for id in self.backup_ids()? {
             match self.manifest(id) {
                 Ok(manifest) => manifests.push(manifest),
+                // Forgotten since it was listed.
+                Err(RepoError::Store(StoreError::NotFound { .. })) => {}
                 Err(error) => unreadable(id, error),
             }
         }

@@ -72,7 +72,7 @@ impl Repository {
         }
         let mut pruned = HashSet::new();
         if !report.vanished.is_empty() {
-            pruned = self.taken_out_of_use(generation, &report.vanished)?;
+            pruned = self.taken_out_of_use(&report.vanished)?;
             let gone: Vec<PackId> = report.vanished.iter().copied().filter(|id| pruned.contains(id)).collect();
             self.index.drop_packs(&gone)?;
             report.vanished.retain(|id| !pruned.contains(id));
@@ -85,12 +85,12 @@ impl Repository {
             known.clear();
         }
         let named = self.read_segments(&segments, &listed, &mut known, &mut report, progress)?;
-        let mut lost: Vec<PackId> = named.into_iter().filter(|id| !lost_before.contains(id)).collect();
-        if lost.iter().any(|id| !pruned.contains(id)) {
-            let pruned = self.taken_out_of_use(generation, &lost)?;
+        let is_news = |id: &PackId| !lost_before.contains(id) && !pruned.contains(id) && !report.vanished.contains(id);
+        let mut lost: Vec<PackId> = named.into_iter().filter(is_news).collect();
+        if !lost.is_empty() {
+            let pruned = self.taken_out_of_use(&lost)?;
             lost.retain(|id| !pruned.contains(id));
         }
-        lost.retain(|id| !report.vanished.contains(id));
         report.vanished.extend_from_slice(&lost);
         let mut missing: Vec<PackId> = listed.keys().copied().filter(|id| !known.contains(id)).collect();
         missing.sort();
@@ -121,12 +121,15 @@ impl Repository {
     }
 
     /// Those of `missing` that a prune took out of use, and nobody lost.
-    fn taken_out_of_use(&self, generation: u64, missing: &[PackId]) -> Result<HashSet<PackId>, RepoError> {
+    ///
+    /// # Errors
+    /// [`RepoError::Store`], [`RepoError::Index`].
+    pub fn taken_out_of_use(&self, missing: &[PackId]) -> Result<HashSet<PackId>, RepoError> {
         let mut pruned = records::entombed(self.store(), &self.keys)?;
         pruned.extend(trash::list(self.store())?.into_iter().map(|trashed| trashed.id));
-        // The tombstones of so long ago are gone: nobody can tell any more.
-        let seen = self.index.generation()?;
-        if seen > 0 && generation.saturating_sub(seen) >= records::TOMBSTONES_KEPT {
+        // The tombstones of so long ago are gone: nobody can tell any more. Prunes may have come and gone since we began.
+        let (seen, newest) = (self.index.generation()?, session::newest_generation(self.store())?);
+        if seen > 0 && newest.saturating_sub(seen) >= records::TOMBSTONES_KEPT {
             pruned.extend(missing);
         }
         Ok(pruned)

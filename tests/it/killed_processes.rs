@@ -3,64 +3,26 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use abbild::repo::Repository;
 use abbild::repo::ids::BackupId;
-use abbild::repo::index::IndexPlace;
-use abbild::repo::keys::{KeyFile, Secret};
-use abbild::repo::store::DirectoryStore;
 
+use crate::processes::{Stage, answer, backup_of, number};
 use crate::world::{content_of, noise};
 
 /// Kills. The long form of this story sets `ABBILD_TEST_KILLS`.
-const KILLS: u32 = 200;
+const KILLS: u64 = 200;
 
-struct Stage {
-    folder: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new() -> Stage {
-        let stage = Stage { folder: tempfile::tempdir().unwrap() };
-        let status = stage.abbild(&["init"]).status().unwrap();
-        assert!(status.success());
-        stage
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn abbild(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_abbild"));
-        command.args(args).args(["--no-progress", "--repo"]).arg(self.path("repository"));
-        command.arg("--key-file").arg(self.path("key")).arg("--cache-dir").arg(self.path("cache"));
-        command.stdin(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    fn back_up(&self) -> Child {
-        let image = self.path("guest.raw");
-        self.abbild(&["backup", "--json", image.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap()
-    }
-
-    /// Opens the repository as another host would: without the cache.
-    fn repository(&self) -> Arc<Repository> {
-        let store = DirectoryStore::open(&self.path("repository")).unwrap();
-        let secret = Secret::KeyFile(KeyFile::load(&self.path("key")).unwrap());
-        Arc::new(Repository::open(Arc::new(store), &secret, |_| IndexPlace::Memory).unwrap())
-    }
+fn back_up(stage: &Stage) -> Child {
+    stage.abbild("host", &["backup", stage.path("guest.raw").to_str().unwrap()]).spawn().unwrap()
 }
 
 /// The id of the backup that a run reported, if it came to that.
 fn reported(child: &mut Child) -> Option<BackupId> {
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    let report: serde_json::Value = serde_json::from_str(said.lines().next()?).ok()?;
-    report["backup"].as_str()?.parse().ok()
+    let mut said = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+    backup_of(&answer(&said)?)
 }
 
 /// Changes some of the disk, so that each run has something to store.
@@ -75,18 +37,18 @@ fn write(path: &Path, disk: &[u8]) {
 
 #[test]
 fn two_hundred_kills_lose_nothing_that_was_reported() {
-    let kills = std::env::var("ABBILD_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    let kills = number("ABBILD_TEST_KILLS", KILLS);
     let stage = Stage::new();
     let mut disk = noise(24 << 20, 0);
     write(&stage.path("guest.raw"), &disk);
     let began = Instant::now();
-    let mut first = stage.back_up();
+    let mut first = back_up(&stage);
     let mut kept = vec![(reported(&mut first).expect("the first run is left alone"), blake3::hash(&disk))];
     assert!(first.wait().unwrap().success());
     let mut usual = began.elapsed().max(Duration::from_millis(40));
 
-    let (mut killed, mut done, mut runs) = (0u32, 0u32, 0u32);
-    for round in 1..=u64::from(kills) * 3 {
+    let (mut killed, mut done, mut runs) = (0u64, 0u32, 0u32);
+    for round in 1..=kills * 3 {
         if killed == kills {
             break;
         }
@@ -95,7 +57,7 @@ fn two_hundred_kills_lose_nothing_that_was_reported() {
         write(&stage.path("guest.raw"), &disk);
         // Anywhere from before its first step to a little after its last; some are done before.
         let began = Instant::now();
-        let mut run = stage.back_up();
+        let mut run = back_up(&stage);
         let draw = u64::from_le_bytes(noise(8, round + 1_000_000).try_into().unwrap()) % 1100;
         std::thread::sleep(usual.mul_f64(draw as f64 / 1000.0));
         run.kill().unwrap();
@@ -107,7 +69,7 @@ fn two_hundred_kills_lose_nothing_that_was_reported() {
                 usual = (usual + began.elapsed().min(usual * 2)) / 2;
             }
         }
-        killed += u32::from(!status.success());
+        killed += u64::from(!status.success());
         if round % 20 == 0 {
             let repository = stage.repository();
             let report = crate::world::full_check(&repository).unwrap();
@@ -123,7 +85,7 @@ fn two_hundred_kills_lose_nothing_that_was_reported() {
     for id in &listed {
         content_of(&repository, *id).unwrap_or_else(|error| panic!("{id} is listed and cannot be restored: {error}"));
     }
-    let mut last = stage.back_up();
+    let mut last = back_up(&stage);
     let id = reported(&mut last).expect("the next run works");
     assert!(content_of(&stage.repository(), id).unwrap() == disk);
     println!(

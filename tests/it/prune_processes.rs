@@ -3,68 +3,27 @@
 //!
 //! The long form sets `ABBILD_TEST_SECONDS` and `ABBILD_TEST_KILLS`.
 
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::collections::HashSet;
+use std::process::{Child, Command};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use abbild::repo::Repository;
 use abbild::repo::gc::trash;
 use abbild::repo::ids::BackupId;
-use abbild::repo::index::IndexPlace;
-use abbild::repo::keys::{KeyFile, Secret};
-use abbild::repo::store::DirectoryStore;
 use serde_json::Value;
 
-use crate::world::{content_of, full_check, noise};
+use crate::processes::{Reported, Stage, answer, backup_of, draw, forgotten_of, number};
+use crate::world::{content_of, noise};
 
 const SECONDS: u64 = 5;
 const KILLS: u64 = 12;
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
-struct Stage {
-    folder: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new() -> Stage {
-        let stage = Stage { folder: tempfile::tempdir().unwrap() };
-        assert!(stage.abbild("init", &["init"]).status().unwrap().success());
-        stage
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// The command as `host` runs it, with a cache of its own.
-    fn abbild(&self, host: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_abbild"));
-        command.args(args).args(["--json", "--no-progress", "--repo"]).arg(self.path("repository"));
-        command.arg("--key-file").arg(self.path("key")).arg("--cache-dir").arg(self.path(host));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn repository(&self) -> Arc<Repository> {
-        let store = DirectoryStore::open(&self.path("repository")).unwrap();
-        let secret = Secret::KeyFile(KeyFile::load(&self.path("key")).unwrap());
-        Arc::new(Repository::open(Arc::new(store), &secret, |_| IndexPlace::Memory).unwrap())
-    }
-}
+/// Machines that are backed up at once.
+const MACHINES: u64 = 4;
 
 /// Half of it all disks share, a quarter each machine has for itself, a quarter is new each time.
 fn disk(machine: u64, turn: u64) -> Vec<u8> {
     [noise(512 << 10, 99), noise(256 << 10, machine), noise(256 << 10, 1000 + machine * 1000 + turn)].concat()
-}
-
-fn draw(seed: u64) -> u64 {
-    u64::from_le_bytes(noise(8, seed + 7_000_000).try_into().unwrap())
 }
 
 fn signal(child: &Child, signal: &str) {
@@ -91,37 +50,37 @@ fn ended(mut child: Child, seed: u64) -> (Option<i32>, Option<Value>, String) {
         _ => {}
     }
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let answer = said.lines().next().and_then(|line| serde_json::from_str(line).ok());
-    (output.status.code(), answer, String::from_utf8_lossy(&output.stderr).into_owned())
+    (output.status.code(), answer(&output.stdout), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-#[track_caller]
-fn assert_kept(stage: &Stage, reported: &HashMap<BackupId, blake3::Hash>, forgotten: &HashSet<BackupId>) -> usize {
-    let repository = stage.repository();
-    let listed: HashSet<BackupId> = repository.backup_ids().unwrap().into_iter().collect();
-    for (id, hash) in reported.iter().filter(|(id, _)| !forgotten.contains(*id)) {
-        assert!(listed.contains(id), "{id} was reported, and is neither forgotten nor listed");
-        let content = content_of(&repository, *id).unwrap_or_else(|error| panic!("{id} is lost: {error}"));
-        assert_eq!(blake3::hash(&content), *hash, "{id} restores other bytes");
+/// Looks at a backup that was reported: it restores to what it was, unless it was forgotten meanwhile.
+fn restore_one(stage: &Stage, reported: &Mutex<Reported>, forgotten: &Mutex<HashSet<BackupId>>, turn: u64) -> bool {
+    let drawn = {
+        let reported = reported.lock().unwrap();
+        let number = draw(turn) as usize % reported.len().max(1);
+        reported.iter().nth(number).map(|(id, hash)| (*id, *hash))
+    };
+    let Some((id, hash)) = drawn else { return false };
+    let content = content_of(&stage.repository(), id);
+    // Who forgets says so before it asks for it.
+    if forgotten.lock().unwrap().contains(&id) {
+        return false;
     }
-    for id in &listed {
-        content_of(&repository, *id).unwrap_or_else(|error| panic!("{id} is listed and cannot be restored: {error}"));
-    }
-    let report = full_check(&repository).unwrap();
-    assert!(report.faults.is_empty() && report.damaged_backups.is_empty(), "{report:?}");
-    listed.len()
+    let content = content.unwrap_or_else(|error| panic!("{id} is lost: {error}"));
+    assert_eq!(blake3::hash(&content), hash, "{id} restores other bytes");
+    true
 }
 
 #[test]
 fn backups_forgets_and_prunes_at_once() {
     let stage = Stage::new();
     let end = Instant::now() + Duration::from_secs(number("ABBILD_TEST_SECONDS", SECONDS));
-    let reported = Mutex::new(HashMap::new());
+    let reported = Mutex::new(Reported::new());
     let forgotten = Mutex::new(HashSet::new());
     let (failed, pruned, died) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+    let (checked, restored) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
-        for machine in 0..3u64 {
+        for machine in 0..MACHINES {
             let (stage, reported, failed, died) = (&stage, &reported, &failed, &died);
             scope.spawn(move || {
                 for turn in 0.. {
@@ -133,7 +92,7 @@ fn backups_forgets_and_prunes_at_once() {
                     std::fs::write(&image, &content).unwrap();
                     let run = stage.abbild(&host, &["backup", image.to_str().unwrap()]).spawn().unwrap();
                     let (code, answer, stderr) = ended(run, machine * 100_000 + turn * 10);
-                    let id = answer.and_then(|answer| answer["backup"].as_str()?.parse().ok());
+                    let id = answer.as_ref().and_then(backup_of);
                     match (code, id) {
                         (Some(0), Some(id)) => drop(reported.lock().unwrap().insert(id, blake3::hash(&content))),
                         (Some(code), _) => {
@@ -166,28 +125,58 @@ fn backups_forgets_and_prunes_at_once() {
                 }
             });
         }
-        let (stage, forgotten) = (&stage, &forgotten);
+        let (stage, reported, forgotten) = (&stage, &reported, &forgotten);
         scope.spawn(move || {
             while Instant::now() < end {
-                let run = stage.abbild("forgetter", &["forget", "--keep-last", "2"]).output().unwrap();
-                let said = String::from_utf8_lossy(&run.stdout);
-                let answer: Value = serde_json::from_str(said.lines().next().unwrap_or("{}")).unwrap_or_default();
-                if let Some(gone) = answer["forgotten"].as_array() {
-                    let ids = gone.iter().map(|line| line["backup"].as_str().unwrap().parse::<BackupId>().unwrap());
-                    forgotten.lock().unwrap().extend(ids);
+                let args = ["forget", "--keep-last", "2"];
+                let plan = stage.abbild("forgetter", &[&args[..], &["--dry-run"]].concat()).output().unwrap();
+                let going = answer(&plan.stdout).map(|plan| forgotten_of(&plan)).unwrap_or_default();
+                forgotten.lock().unwrap().extend(&going);
+                // By name: what is forgotten is what was said, whatever came in between.
+                let names: Vec<String> = going.iter().map(BackupId::to_string).collect();
+                if !names.is_empty() {
+                    let names = names.iter().map(String::as_str);
+                    stage
+                        .abbild("forgetter", &["forget"].into_iter().chain(names).collect::<Vec<_>>())
+                        .output()
+                        .unwrap();
                 }
                 std::thread::sleep(Duration::from_millis(150));
             }
         });
+        let checked = &checked;
+        scope.spawn(move || {
+            while Instant::now() < end {
+                let run = stage.abbild("checker", &["check", "--read-data"]).output().unwrap();
+                let said = (String::from_utf8_lossy(&run.stderr), String::from_utf8_lossy(&run.stdout));
+                assert!(matches!(run.status.code(), Some(0 | 3)), "a check ended with {:?}: {said:?}", run.status);
+                checked.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let restored = &restored;
+        scope.spawn(move || {
+            for turn in 0.. {
+                if Instant::now() > end {
+                    return;
+                }
+                restored
+                    .fetch_add(u32::from(restore_one(stage, reported, forgotten, 5_000_000 + turn)), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
     });
     let (reported, forgotten) = (reported.into_inner().unwrap(), forgotten.into_inner().unwrap());
-    let listed = assert_kept(&stage, &reported, &forgotten);
+    let listed = stage.assert_kept(&reported, &forgotten);
     println!(
-        "{} backups reported, {} forgotten, {listed} listed, {} failed, {} prunes done, {} runs killed: 0 lost",
+        "{} processes at once: {} backups reported, {} forgotten, {listed} listed, {} failed, {} prunes done, {} checks, \
+         {} restores, {} runs killed: 0 lost",
+        MACHINES + 5,
         reported.len(),
         forgotten.len(),
         failed.load(Ordering::Relaxed),
         pruned.load(Ordering::Relaxed),
+        checked.load(Ordering::Relaxed),
+        restored.load(Ordering::Relaxed),
         died.load(Ordering::Relaxed)
     );
     assert!(!reported.is_empty() && pruned.load(Ordering::Relaxed) > 0);
@@ -196,14 +185,14 @@ fn backups_forgets_and_prunes_at_once() {
     // Nobody is at work any more, and the dead are known to be dead: all that can go goes.
     assert!(stage.abbild("last", &["prune", "--max-unused", "0"]).status().unwrap().success());
     assert_eq!(trash::list(stage.repository().store()).unwrap(), []);
-    assert_kept(&stage, &reported, &forgotten);
+    stage.assert_kept(&reported, &forgotten);
 }
 
 #[test]
 fn killed_prunes_lose_nothing_and_the_next_goes_on() {
     let stage = Stage::new();
     let image = stage.path("machine.raw");
-    let (mut reported, mut forgotten) = (HashMap::new(), HashSet::new());
+    let (mut reported, mut forgotten) = (Reported::new(), HashSet::new());
     let (mut killed, mut usual) = (0, Duration::from_millis(60));
     let mut last: Option<BackupId> = None;
     for turn in 0..number("ABBILD_TEST_KILLS", KILLS) {
@@ -229,13 +218,13 @@ fn killed_prunes_lose_nothing_and_the_next_goes_on() {
             false => killed += 1,
         }
         if turn % 4 == 3 {
-            assert_kept(&stage, &reported, &forgotten);
+            stage.assert_kept(&reported, &forgotten);
             let run = stage.abbild("pruner", &["prune", "--max-unused", "0"]).output().unwrap();
             assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
             assert_eq!(trash::list(stage.repository().store()).unwrap(), []);
         }
     }
-    let listed = assert_kept(&stage, &reported, &forgotten);
+    let listed = stage.assert_kept(&reported, &forgotten);
     println!("{killed} prunes killed, {} backups reported, {listed} kept: 0 lost", reported.len());
     assert!(killed > 0, "some prunes must die before they are done");
 }

@@ -1,0 +1,99 @@
+//! "Killed at any moment", whatever it was doing: backups, forgets, undoings, prunes that repack, repairs and copies die by
+//! SIGKILL at random instants, one after the other, on one repository. What was reported restores, what is listed is whole,
+//! the next run works.
+//!
+//! The long form sets `ABBILD_TEST_KILLS`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use abbild::repo::gc::trash;
+use abbild::repo::ids::BackupId;
+
+use crate::processes::{Reported, Stage, answer, backup_of, draw, forgotten_of, number};
+use crate::world::noise;
+
+const KILLS: u64 = 60;
+/// Rounds between two looks at everything.
+const LOOK_EVERY: u64 = 20;
+
+/// The verbs that take turns, each with its arguments.
+const VERBS: [(&str, &[&str]); 7] = [
+    ("backup", &["backup", "IMAGE"]),
+    ("forget", &["forget", "--keep-last", "3"]),
+    ("backup", &["backup", "IMAGE"]),
+    ("prune", &["prune", "--max-unused", "0"]),
+    ("backup", &["backup", "IMAGE", "--full"]),
+    ("undo", &["forget", "--undo", "OLDEST"]),
+    ("prune", &["prune", "--max-unused", "0"]),
+];
+
+/// Half of it stays, the rest changes in the middle, so that prunes find waste.
+fn disk(turn: u64) -> Vec<u8> {
+    let changed = (0..8).map(|part| noise(96 << 10, if part == turn % 8 { 1000 + turn } else { part }));
+    [noise(512 << 10, 99)].into_iter().chain(changed).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn kills_at_any_moment_of_any_verb_lose_nothing() {
+    let kills = number("ABBILD_TEST_KILLS", KILLS);
+    let stage = Stage::new();
+    let image = stage.path("machine.raw");
+    let (mut reported, mut forgotten) = (Reported::new(), HashSet::new());
+    let mut usual: HashMap<&str, Duration> = HashMap::new();
+    let mut died: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut turn = 0;
+    while died.values().sum::<u64>() < kills {
+        let (verb, args) = VERBS[usize::try_from(turn).unwrap() % VERBS.len()];
+        turn += 1;
+        let content = disk(turn);
+        std::fs::write(&image, &content).unwrap();
+        let oldest = forgotten.iter().min().map(BackupId::to_string).unwrap_or_default();
+        if verb == "undo" && oldest.is_empty() {
+            continue;
+        }
+        let args: Vec<&str> = args
+            .iter()
+            .map(|word| match *word {
+                "IMAGE" => image.to_str().unwrap(),
+                "OLDEST" => &oldest,
+                word => word,
+            })
+            .collect();
+        // Of a forget that dies nobody knows how far it came: what it would forget may be forgotten.
+        if verb == "forget" {
+            let plan = stage.abbild("host", &[&args[..], &["--dry-run"]].concat()).output().unwrap();
+            forgotten.extend(answer(&plan.stdout).iter().flat_map(forgotten_of));
+        }
+        // Anywhere from before its first step to well after its last; about half are done before.
+        let began = Instant::now();
+        let mut run = stage.abbild("host", &args).spawn().unwrap();
+        let lasts = usual.get(verb).copied().unwrap_or(Duration::from_millis(120));
+        std::thread::sleep(lasts.mul_f64((draw(turn) % 2000) as f64 / 1000.0));
+        run.kill().unwrap();
+        let output = run.wait_with_output().unwrap();
+        match output.status.code() {
+            None => *died.entry(verb).or_default() += 1,
+            Some(0 | 3) => drop(usual.insert(verb, (lasts + began.elapsed().min(lasts * 2)) / 2)),
+            // What is to be brought back may be pruned already.
+            Some(_) if verb == "undo" => {}
+            Some(code) => panic!("{verb} ended with {code}: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+        match (verb, answer(&output.stdout)) {
+            ("backup", Some(answer)) => {
+                reported.extend(backup_of(&answer).map(|id| (id, blake3::hash(&content))));
+            }
+            ("undo", Some(_)) if output.status.success() => drop(forgotten.remove(&oldest.parse().unwrap())),
+            _ => {}
+        }
+        if turn % LOOK_EVERY == 0 {
+            stage.assert_kept(&reported, &forgotten);
+        }
+    }
+    let run = stage.abbild("host", &["prune", "--max-unused", "0"]).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(trash::list(stage.repository().store()).unwrap(), []);
+    let listed = stage.assert_kept(&reported, &forgotten);
+    println!("{died:?} killed in {turn} runs, {} backups reported, {listed} listed: 0 lost", reported.len());
+    assert!(died.len() >= 3, "every verb must die now and then");
+}
