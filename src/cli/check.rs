@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%")]
     read_data: Option<Share>,
     #[command(flatten)]
-    scrub: scrub::Arguments,
+    scrub: scrub::ScrubArguments,
     /// Repair what can be repaired
     #[arg(long, requires = "scrub")]
     repair: bool,

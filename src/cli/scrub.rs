@@ -9,7 +9,7 @@ use crate::repo::parity::Share;
 
 /// What `check` takes for a scrub.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ScrubArguments {
     /// Compare every stored byte with its checksums; needs no key
     #[arg(long, conflicts_with = "read_data")]
     scrub: bool,
@@ -18,14 +18,14 @@ pub struct Arguments {
     parity: Option<Share>,
 }
 
-impl Arguments {
+impl ScrubArguments {
     /// Whether a scrub is asked for.
     pub fn is_wanted(&self) -> bool {
         self.scrub
     }
 }
 
-pub fn run(arguments: &Arguments, repair: bool, context: &Context<'_>) -> anyhow::Result<Exit> {
+pub fn run(arguments: &ScrubArguments, repair: bool, context: &Context<'_>) -> anyhow::Result<Exit> {
     let store = Place::of(context)?.store()?;
     let progress = Progress::new(context.terminal, "");
     let options = ScrubOptions { repair, parity: arguments.parity };

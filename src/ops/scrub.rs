@@ -195,7 +195,14 @@ impl Run<'_> {
             }
             match keyless::pack(self.store, &name, &mut |_| {}) {
                 Ok(_) => parity::drop_unfinished(self.store, id)?,
-                Err(error) => drop(self.heal(id, &error)?),
+                Err(error) if unfinished.contains(&id) => drop(self.heal(id, &error)?),
+                // Somebody took it out of use, who may have saved what was needed of it: brought back if that is possible.
+                Err(error) if self.options.repair => {
+                    if let Ok(healed) = parity::heal(self.store, id) {
+                        self.healed(id, chain(&error), &healed);
+                    }
+                }
+                Err(_) => {}
             }
         }
         Ok(())
@@ -373,7 +380,12 @@ impl Run<'_> {
             Err(error) => {
                 // Rot that hit the pack may have hit its record, too; that is made anew once the pack is whole.
                 let is_whole = self.heal(id, &error)?;
-                return fault.map_or(Ok(()), |message| self.renew(id, message, is_whole));
+                return match fault {
+                    Some(message) => self.renew(id, message, is_whole),
+                    // It could not be read for a moment.
+                    None if has_none && is_whole => self.make_record(id),
+                    None => Ok(()),
+                };
             }
         }
         if fault.is_none() && comparison.is_some_and(|comparison| !comparison.fits()) {

@@ -23,6 +23,7 @@ const SEALED: &[(&str, u8)] = &[
     ("removed", Kind::Manifest as u8),
     ("sessions", Kind::Session as u8),
     ("expired", Kind::Session as u8),
+    ("renewals", Kind::Session as u8),
     ("generations", Kind::Generation as u8),
     ("tombstones", Kind::Tombstones as u8),
     ("closings", Kind::Closing as u8),

@@ -12,12 +12,8 @@ use super::config::Config;
 use super::ids::{PackId, RepoId, from_hex, to_hex};
 use super::keys::{self, KeyFile, Secret};
 use super::object;
-<<<<<<< HEAD
-use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, MasterSecrets, ObjectCipher, TAG_BYTES};
-=======
 use super::parity;
-use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, ObjectCipher, TAG_BYTES};
->>>>>>> 137706e (wip)
+use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, MasterSecrets, ObjectCipher, TAG_BYTES};
 use super::store::{DirectoryStore, ObjectName, ObjectStore};
 use crate::chunker::{ChunkSizes, Chunker, Piece};
 

@@ -20,7 +20,7 @@ use crate::prune::{forget_one, prune_now};
 use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, small_disk, store_on};
 
 /// Damages in the suite; the long form says how many in `ABBILD_TEST_FLIPS`.
-const DAMAGES: usize = 500;
+const DAMAGES: usize = 360;
 
 pub const REPAIR: ScrubOptions = ScrubOptions { repair: true, parity: None };
 const LOOK: ScrubOptions = ScrubOptions { repair: false, parity: None };
@@ -253,7 +253,8 @@ fn every_flipped_byte_of_a_small_object_is_found() {
     let mut folders: BTreeMap<String, u32> = BTreeMap::new();
     for (name, bytes) in &originals {
         let folder = name.as_str().split('/').next().unwrap();
-        if ["packs", "parity"].contains(&folder) && *name != parity::share_name() {
+        // Others have tests of their own; a reserve holds nothing.
+        if ["packs", "parity", "reserve"].contains(&folder) && *name != parity::share_name() {
             continue;
         }
         for at in (0..bytes.len()).step_by((bytes.len() / 24).max(1)).chain([bytes.len() - 1]) {
@@ -306,19 +307,20 @@ fn parity_can_be_turned_on_later_and_off_means_as_before() {
     let machine = RawMachine::new(&small_disk(1));
     machine.back_up(&repository).unwrap();
     assert_eq!(parity::amount(store).unwrap(), (0, 0));
+    let packs = || listed_packs(store).unwrap().len() as u64;
     let report = scrub_now(store, LOOK);
-    assert_eq!((report.packs_without_record, report.warnings.len(), report.parity), (2, 0, None));
+    assert_eq!((report.packs_without_record, report.warnings.len(), report.parity), (packs(), 0, None));
     scrub_now(store, REPAIR);
     assert_eq!(parity::amount(store).unwrap().0, 0, "nobody asked for parity");
 
     let share = Share::permille(100).unwrap();
     let report = scrub_now(store, ScrubOptions { repair: true, parity: Some(share) });
-    assert_eq!((report.records_made, report.packs_without_record, report.parity), (2, 0, Some(share)));
+    assert_eq!((report.records_made, report.packs_without_record, report.parity), (packs(), 0, Some(share)));
     machine.write(&small_disk(2));
     let committed = machine.back_up(&repository).unwrap();
-    assert_eq!(parity::amount(store).unwrap().0, 4, "what is written from now on has records at once");
-    let packs: u64 = listed_packs(store).unwrap().values().sum();
-    assert!(parity::amount(store).unwrap().1 * 10 > packs, "a tenth of the packs' bytes");
+    assert_eq!(parity::amount(store).unwrap().0, packs(), "what is written from now on has records at once");
+    let bytes: u64 = listed_packs(store).unwrap().values().sum();
+    assert!(parity::amount(store).unwrap().1 * 10 > bytes, "a tenth of the packs' bytes");
     assert!(committed.manifest.statistics.stored.unwrap() > 0);
 }
 
