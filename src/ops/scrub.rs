@@ -77,8 +77,9 @@ impl ScrubReport {
     }
 
     fn damaged(&mut self, what: impl ToString, error: &dyn std::error::Error) {
-        let (repaired, why_not) = (None, None);
-        self.damage.push(Damage { what: what.to_string(), message: chain(error), repaired, why_not });
+        let what = what.to_string();
+        let message = about(&what, error);
+        self.damage.push(Damage { what, message, repaired: None, why_not: None });
     }
 }
 
@@ -199,7 +200,7 @@ impl Run<'_> {
                 // Somebody took it out of use, who may have saved what was needed of it: brought back if that is possible.
                 Err(error) if self.options.repair => {
                     if let Ok(healed) = parity::heal(self.store, id) {
-                        self.healed(id, chain(&error), &healed);
+                        self.healed(id, about(name.as_str(), &error), &healed);
                     }
                 }
                 Err(_) => {}
@@ -342,7 +343,7 @@ impl Run<'_> {
             Ok(None) => return Ok((None, None)),
             Ok(Some(record)) => record,
             Err(error @ (RepoError::Damaged { .. } | RepoError::Unsupported { .. } | RepoError::Store(_))) => {
-                return Ok((None, Some(chain(&error))));
+                return Ok((None, Some(about(parity::object_name(id).as_str(), &error))));
             }
             Err(error) => return Err(error.into()),
         };
@@ -355,8 +356,8 @@ impl Run<'_> {
             report.bytes += len;
         }
         let fault = record.fault().map(|(error, count)| match count {
-            1 => error.to_string(),
-            count => format!("{error}, and {} more places", count - 1),
+            1 => about(parity::object_name(id).as_str(), error),
+            count => format!("{}, and {} more places", about(parity::object_name(id).as_str(), error), count - 1),
         });
         Ok((Some(record), fault))
     }
@@ -453,12 +454,13 @@ impl Run<'_> {
         };
         let is_whole = outcome.is_ok();
         match outcome {
-            Ok(healed) => self.healed(id, chain(error), &healed),
+            Ok(healed) => self.healed(id, about(what.as_str(), error), &healed),
             Err(HealError::Trashed { .. }) => {
                 self.report().notes.push(format!("{what} is damaged, and was taken out of use meanwhile"));
             }
             Err(why) => {
-                let (what, message, why_not) = (what.to_string(), chain(error), Some(chain(&why)));
+                let (what, message) = (what.to_string(), about(what.as_str(), error));
+                let why_not = Some(about(&what, &why));
                 self.report().damage.push(Damage { what, message, repaired: None, why_not });
             }
         }
@@ -483,6 +485,13 @@ fn is_looked_at_elsewhere(name: &ObjectName) -> bool {
     let folder = name.as_str().split('/').next().unwrap_or_default();
     let others = ["config", "keys", "copies", "trash", "reserve"];
     others.contains(&folder) || [parity::FOLDER, parity::HEALED, parity::QUARANTINE].contains(&folder)
+}
+
+/// What is wrong with `object`, whose name is said already.
+fn about(object: &str, error: &dyn std::error::Error) -> String {
+    let text = chain(error);
+    let rest = text.strip_prefix(object).and_then(|rest| rest.strip_prefix(": "));
+    rest.map_or_else(|| text.clone(), str::to_owned)
 }
 
 /// An error with its causes, as one line.
