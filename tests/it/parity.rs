@@ -144,7 +144,7 @@ struct Count {
 }
 
 #[test]
-fn every_damage_is_found_and_repaired_within_the_share() {
+fn parity_campaign_every_damage_is_found_and_repaired_within_the_share() {
     let (fs, content) = world();
     let originals = objects(store_on(&fs).unwrap().as_ref());
     let sound = scrub_now(store_on(&fs).unwrap().as_ref(), LOOK);
