@@ -399,13 +399,17 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__check)
-            opts="-q -v -h --read-data --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --read-data --scrub --parity --repair --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --read-data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parity)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1399,13 +1403,17 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__init)
-            opts="-q -v -h --label --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --label --parity --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --label)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parity)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

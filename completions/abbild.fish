@@ -60,6 +60,7 @@ complete -c abbild -n "__fish_abbild_needs_command" -f -a "version" -d 'Print th
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand init" -l label -d 'A name for the first key, to tell keys apart later' -r
+complete -c abbild -n "__fish_abbild_using_subcommand init" -l parity -d 'Store a recovery record of this share of its length with each pack, so that rotten packs can be made whole' -r
 complete -c abbild -n "__fish_abbild_using_subcommand init" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand init" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand init" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -307,12 +308,15 @@ complete -c abbild -n "__fish_abbild_using_subcommand prune" -s v -l verbose -d 
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l parity -d 'Have a recovery record of this share of its length made for every pack, present and future' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
 always\t'Always'
 never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l scrub -d 'Compare every stored byte with its checksums; needs no key'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l repair -d 'Repair what can be repaired'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l json -d 'Print the result as JSON on stdout'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -s v -l verbose -d 'Tell each step in plain lines'

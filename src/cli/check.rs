@@ -4,18 +4,26 @@ use std::str::FromStr;
 
 use super::exit::Exit;
 use super::progress::Progress;
-use super::{Context, place, text};
+use super::{Context, place, scrub, text};
 use crate::ops::check::{CheckReport, ReadData, check};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without --read-data, keys, indexes, pack directories, manifests and disk maps are verified: that finds lost and
-exchanged objects. Only reading all data finds every damaged byte.")]
+exchanged objects. Only reading all data finds every damaged byte.
+
+With --scrub every stored byte is compared with its checksums instead, which needs neither key nor password: the host that
+keeps the store can do it. With --repair it makes damaged packs whole from their recovery records.")]
 pub struct Arguments {
     /// Also read the data of all packs, or of this share of them, drawn at random
     #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%")]
     read_data: Option<Share>,
+    #[command(flatten)]
+    scrub: scrub::ScrubArguments,
+    /// Repair what can be repaired
+    #[arg(long, requires = "scrub")]
+    repair: bool,
 }
 
 /// A share of the packs, in percent.
@@ -35,6 +43,9 @@ impl FromStr for Share {
 }
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
+    if arguments.scrub.is_wanted() {
+        return scrub::run(&arguments.scrub, arguments.repair, context);
+    }
     let repository = place::open(context)?;
     let read_data = arguments.read_data.map_or(ReadData::Nothing, |Share(percent)| ReadData::Percent(percent));
     let progress = Progress::new(context.terminal, "");

@@ -37,6 +37,7 @@ mod ls;
 mod mount;
 mod prune;
 mod restore;
+mod scrub;
 mod show;
 mod stats;
 mod version;

@@ -116,9 +116,10 @@ fn as_text(report: &PruneReport) -> String {
     text
 }
 
-/// What was deleted, less what was written for it.
+/// What was deleted, recovery records included, less what was written for it.
 fn freed(report: &PruneReport) -> u64 {
-    (report.deleted.bytes + report.unfinished.bytes).saturating_sub(report.written.bytes)
+    (report.deleted.bytes + report.unfinished.bytes + report.recovery_records.bytes)
+        .saturating_sub(report.written.bytes)
 }
 
 #[cfg(test)]

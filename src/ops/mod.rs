@@ -16,6 +16,7 @@ pub mod machines;
 pub mod mount;
 pub mod prune;
 pub mod restore;
+pub mod scrub;
 pub mod statistics;
 
 pub use error::OpsError;

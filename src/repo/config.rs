@@ -68,6 +68,15 @@ impl Config {
         text::faults(store, &name, |bytes| Config::decode(name.as_str(), bytes))
     }
 
+    /// Makes it anew from its copy, or the copy from it, as [`text::mend`].
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn mend(store: &dyn ObjectStore) -> Result<Option<ObjectName>, RepoError> {
+        let name = object_name();
+        text::mend(store, &name, |bytes| Config::decode(name.as_str(), bytes))
+    }
+
     fn decode(object: &str, bytes: &[u8]) -> Result<Config, RepoError> {
         let line = text::decode(object, bytes, 1)?[0];
         let bad = |expected: &str, found: String| RepoError::Damaged {

@@ -24,7 +24,7 @@ use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
 use super::session::renewal;
 use super::session::{self, OpenSession};
-use super::{Repository, gc, listed_packs, object};
+use super::{Repository, gc, listed_packs, object, parity};
 use crate::chunker::{Chunker, Piece};
 
 /// Blobs waiting for a pack writer: some 128 KiB each before compression, 1.25 MiB at most.
@@ -253,7 +253,7 @@ fn try_write_packs(
         }
         let pack = match &mut open {
             Some(pack) => pack,
-            none => none.insert(PackWriter::create(repository.store(), repository.keys(), kind)?),
+            none => none.insert(repository.begin_pack(kind)?),
         };
         pack.add(blob)?;
     }
@@ -266,7 +266,8 @@ fn try_write_packs(
 
 /// A pack is durable: put it in the index, forget its chunks' flight.
 fn settle(repository: &Repository, state: &State, pack: FinishedPack) -> Result<(), RepoError> {
-    state.counters.stored.fetch_add(pack.len, Ordering::Relaxed);
+    let bytes = pack.len + parity::stored_bytes(repository.store(), pack.id)?;
+    state.counters.stored.fetch_add(bytes, Ordering::Relaxed);
     state.counters.packs.fetch_add(1, Ordering::Relaxed);
     for directory in repository.add_to_index(std::slice::from_ref(&pack))? {
         for (id, _) in directory.chunks() {

@@ -3,7 +3,7 @@
 //! In here: opening and creating one, finding and reading chunks, backups by name. Its rooms:
 //!
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
-//! - [`blob`], [`pack`] chunks → stored objects · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
+//! - [`blob`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
 //! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes
 //!
 //! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
@@ -16,6 +16,7 @@ pub mod gc;
 pub mod ids;
 pub mod index;
 pub mod intake;
+pub mod keyless;
 pub mod keys;
 pub mod manifest;
 pub mod map;
@@ -23,6 +24,7 @@ pub mod map_builder;
 pub mod name;
 pub mod object;
 pub mod pack;
+pub mod parity;
 pub mod seal;
 pub mod segment_list;
 pub mod session;
@@ -46,6 +48,7 @@ use index::{Index, IndexPlace, PackRow};
 use keys::{KdfCost, Secret};
 use manifest::Manifest;
 use pack::reader::OpenPack;
+use pack::writer::PackWriter;
 use pack::{ChunkPlace, PlainBlob, directory};
 use seal::{Keys, Kind, MasterSecrets};
 use segment_list::SegmentList;
@@ -224,6 +227,14 @@ impl Repository {
     /// The key slot it was opened with.
     pub fn slot(&self) -> ObjectId {
         self.slot
+    }
+
+    /// Begins a pack, with a recovery record if the repository wants parity.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`]; [`RepoError::Damaged`] if it cannot be told how much parity is wanted.
+    pub fn begin_pack(&self, kind: Kind) -> Result<PackWriter<'_>, RepoError> {
+        PackWriter::create(self.store(), &self.keys, kind, parity::share(self.store())?)
     }
 
     /// A chunker with this repository's sizes and secret table.

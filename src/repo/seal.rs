@@ -27,7 +27,7 @@ pub const HEADER_BYTES: usize = 80;
 /// What sealing adds to a part, in bytes.
 pub const TAG_BYTES: usize = 16;
 /// The only version of sealed objects there is.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// What a sealed object is; part of its key and of its associated data, so that none passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

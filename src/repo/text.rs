@@ -58,6 +58,40 @@ pub fn faults<T>(
     faulty.collect()
 }
 
+/// Makes an object that is missing or damaged anew from its twin, the object from the copy or the copy from the object,
+/// if `decode` takes the twin. Gives the name of what was made anew; `None` if there was nothing to do, or nothing to do
+/// it with.
+///
+/// # Errors
+/// [`RepoError::Store`]. Dying in between leaves the sound twin.
+pub fn mend<T>(
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+    decode: impl Fn(&[u8]) -> Result<T, RepoError>,
+) -> Result<Option<ObjectName>, RepoError> {
+    let both = [name.clone(), copy_of(name)];
+    let is_sound = both.each_ref().map(|name| get_one(store, name, &decode).is_ok());
+    let (bad, sound) = match is_sound {
+        [false, true] => (&both[0], &both[1]),
+        [true, false] => (&both[1], &both[0]),
+        _ => return Ok(None),
+    };
+    let bytes = store.read(sound, TEXT_BYTES_MAX)?;
+    match store.remove(bad) {
+        Ok(()) | Err(StoreError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    store.put_exclusive(bad, &bytes)?;
+    // Somebody may be removing both: what he took away must not come back from here.
+    match store.len(sound) {
+        Err(StoreError::NotFound { .. }) => {
+            store.remove(bad)?;
+            Ok(None)
+        }
+        _ => Ok(Some(bad.clone())),
+    }
+}
+
 fn get_one<T>(
     store: &dyn ObjectStore,
     name: &ObjectName,

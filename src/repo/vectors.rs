@@ -9,9 +9,10 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::config::Config;
-use super::ids::{RepoId, from_hex, to_hex};
+use super::ids::{PackId, RepoId, from_hex, to_hex};
 use super::keys::{self, KeyFile, Secret};
 use super::object;
+use super::parity;
 use super::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, MAGIC, MasterSecret, MasterSecrets, ObjectCipher, TAG_BYTES};
 use super::store::{DirectoryStore, ObjectName, ObjectStore};
 use crate::chunker::{ChunkSizes, Chunker, Piece};
@@ -177,4 +178,18 @@ fn configuration_and_key_slots() {
         let (master, _) = keys::unlock(&store, &hash, &secret).unwrap();
         check("master secret", &to_hex(&master.to_bytes()));
     }
+}
+
+#[test]
+fn recovery_record() {
+    let mut pack = vec![0; 10_000];
+    blake3::Hasher::new().update(b"abbild").finalize_xof().fill(&mut pack);
+    let id = PackId(from_hex("00112233445566778899aabbccddeeff").unwrap());
+    let mut encoder = parity::Encoder::new(id, parity::Share::permille(50).unwrap(), 10_000);
+    encoder.update(&pack);
+    let record = encoder.finish();
+    check("recovery record header", &to_hex(&record[..96]));
+    let shard = 96 + 5 * 16 + 16 + 4096; // five hashes and their page's checksum, and shard 0
+    check("recovery shard 1 begins", &to_hex(&record[shard..shard + 32]));
+    check("recovery record BLAKE3", blake3::hash(&record).to_hex().as_str());
 }

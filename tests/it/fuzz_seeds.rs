@@ -16,6 +16,7 @@ use abbild::repo::keys::KeyFile;
 use abbild::repo::map::{ListEntry, encode_ids, push_entry};
 use abbild::repo::pack::directory::DirectoryBuilder;
 use abbild::repo::pack::writer::FinishedPack;
+use abbild::repo::parity::{Encoder, Share};
 use abbild::repo::seal::Kind;
 use tempfile::TempDir;
 
@@ -449,6 +450,10 @@ fn objects() {
     let pack =
         |kind| FinishedPack { id: PackId([5; 16]), kind, len: 1000, header: [9; 80], directory: directory.clone() };
     seed("repo_index_segment", "two-packs", &encode_segment(&[pack(Kind::DataPack), pack(Kind::MapPack)]));
+    let pack = crate::fuzz_targets::recovery::sound_pack(9000);
+    let mut encoder = Encoder::new(crate::fuzz_targets::recovery::ID, Share::permille(50).unwrap(), 9000);
+    encoder.update(&pack);
+    seed("parity_record", "9000", &encoder.finish());
     seed("repo_blob", "stored", b"\x05\0\0hello");
     let packed = zstd::bulk::compress(&b"likeness ".repeat(100), 3).unwrap();
     seed("repo_blob", "zstd", &[&[0x84, 3, 0], &packed[..]].concat());

@@ -7,7 +7,7 @@
 //! - `stage` a folder in memory, and the encoding of small, mostly empty files
 //! - `checksums`, `guest_checksums` make checksums right, so that the fuzzer gets past them
 //! - `message` what may be said to a terminal
-//! - `images` the promises of `formats`, `machines` those of `machine`, `guests` those of `guest`, `objects` those of `repo`
+//! - `images` the promises of `formats`, `machines` those of `machine`, `guests` those of `guest`, `objects` and `recovery` those of `repo`
 
 mod checksums;
 mod guest_checksums;
@@ -16,6 +16,7 @@ mod images;
 mod machines;
 mod message;
 mod objects;
+pub mod recovery;
 pub mod stage;
 
 /// Panics if a promise is broken.
@@ -64,4 +65,5 @@ pub const TARGETS: &[(&str, Judge)] = &[
     ("repo_pack_directory", |input| objects::pack_directory(input)),
     ("repo_index_segment", |input| objects::index_segment(input)),
     ("repo_blob", |input| objects::blob(input)),
+    ("parity_record", |input| recovery::record(input)),
 ];

@@ -30,7 +30,7 @@ use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::pack::Directory;
 use crate::repo::session::{self, OpenSession};
 use crate::repo::store::{Cleaned, ObjectName, StoreError};
-use crate::repo::{Repository, listed_packs};
+use crate::repo::{Repository, listed_packs, parity};
 
 /// Rounds of one prune: one to move, one to delete; more if space had to be made first.
 const ROUNDS_MAX: u32 = 4;
@@ -104,6 +104,8 @@ pub struct PruneReport {
     pub expired: Vec<String>,
     /// What dead runs had left unfinished.
     pub unfinished: Amount,
+    /// Recovery records whose packs are gone.
+    pub recovery_records: Amount,
     /// Chunks of data that backups need and no pack has.
     pub missing_chunks: u64,
     /// What was less than asked for, or odd.
@@ -517,6 +519,8 @@ impl<'r> Run<'r, '_> {
         let age = if self.report.at_work.is_empty() { UNFINISHED_DEAD_FOR } else { UNFINISHED_FOR };
         let Cleaned { objects, bytes } = store.clean_temporaries(age)?;
         self.report.unfinished = Amount { objects, bytes };
+        let (objects, bytes) = parity::remove_orphans(store)?;
+        self.report.recovery_records = Amount { objects, bytes };
         if let Err(error) = reserve::make(store) {
             self.warn(format!("no space could be reserved for the next prune: {error}"));
         }

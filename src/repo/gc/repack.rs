@@ -13,7 +13,7 @@ use crate::repo::pack::reader::{self, OpenPack};
 use crate::repo::pack::writer::{FinishedPack, PackWriter, Padding};
 use crate::repo::seal::Kind;
 use crate::repo::store::StoreError;
-use crate::repo::{Repository, listed_packs};
+use crate::repo::{Repository, listed_packs, parity};
 
 /// Directories are published as an index segment whenever so many bytes of them have gathered.
 const SEGMENT_BYTES_TARGET: usize = 8 << 20;
@@ -64,7 +64,7 @@ pub fn repack<'r>(
             marks.add_live_pack(pack.id, directory.chunks().len());
         }
         repacked.new.push(pack.id);
-        repacked.written += pack.len;
+        repacked.written += pack.len + parity::stored_bytes(repository.store(), pack.id)?;
         unpublished.push(pack);
         if unpublished.iter().map(|pack| pack.directory.len()).sum::<usize>() >= SEGMENT_BYTES_TARGET {
             repository.publish_segment(&std::mem::take(&mut unpublished))?;
@@ -125,7 +125,7 @@ impl Writer<'_> {
         }
         let pack = match &mut self.open {
             Some(pack) => pack,
-            none => none.insert(PackWriter::create(self.repository.store(), self.repository.keys(), self.kind)?),
+            none => none.insert(self.repository.begin_pack(self.kind)?),
         };
         pack.add(blob)
     }

@@ -114,8 +114,9 @@ pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
     if names.len() == 1 {
         return refuse("it is the last one: without it nobody can open the repository");
     }
-    // The copy first: it would bring the slot back.
-    for name in [text::copy_of(&object_name(id)), object_name(id)] {
+    // The copy first: it would bring the slot back. And last, should somebody have mended it in between.
+    let copy = text::copy_of(&object_name(id));
+    for name in [copy.clone(), object_name(id), copy] {
         match store.remove(&name) {
             Err(StoreError::NotFound { .. }) => {}
             other => other?,
@@ -131,6 +132,16 @@ pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
 pub fn faults(store: &dyn ObjectStore) -> Result<Vec<(ObjectName, RepoError)>, RepoError> {
     let names = names(store)?;
     Ok(names.iter().flat_map(|name| text::faults(store, name, |bytes| Slot::decode(name, bytes))).collect())
+}
+
+/// Makes slots anew from their copies, or copies from their slots, as [`text::mend`]; gives the names of what was made.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn mend(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
+    let names = names(store)?;
+    let mended = names.iter().map(|name| text::mend(store, name, |bytes| Slot::decode(name, bytes)));
+    mended.filter_map(Result::transpose).collect()
 }
 
 /// A slot as the store has it.

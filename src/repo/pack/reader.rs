@@ -152,24 +152,40 @@ pub fn read_record_at(
     Ok(FinishedPack { id, kind, len, header, directory })
 }
 
-/// Compares every byte of a pack with its trailer's hashes. Needs no key.
+/// Compares every byte of the pack that lies at `name` with its trailer's hashes, and shows all of it to `each`, in order.
+/// Needs no key. Gives the pack's length.
 ///
 /// # Errors
 /// [`RepoError::Damaged`] naming the first stripe that differs; [`RepoError::Store`].
-pub fn scrub(store: &dyn ObjectStore, id: PackId) -> Result<u64, RepoError> {
-    let name = object_name(id);
-    let len = store.len(&name)?;
-    let trailer = read_trailer(store, &name, len)?;
+pub fn scrub_at(store: &dyn ObjectStore, name: &ObjectName, each: &mut dyn FnMut(&[u8])) -> Result<u64, RepoError> {
+    let len = store.len(name)?;
+    let trailer = read_trailer(store, name, len)?;
     let mut stripe = vec![0; STRIPE_BYTES];
     let mut at = 0;
     for expected in trailer.stripe_hashes.chunks_exact(32) {
         let len = (trailer.body_len - at).min(STRIPE_BYTES as u64);
         let bytes = &mut stripe[..usize::try_from(len).expect("a stripe fits in memory")];
-        store.read_range(&name, at, bytes)?;
+        store.read_range(name, at, bytes)?;
         check_stripe(name.as_str(), at, bytes, expected)?;
+        each(bytes);
         at += len;
     }
+    let mut end = vec![0; usize::try_from(len - at).expect("a trailer has 32 bytes a MiB")];
+    store.read_range(name, at, &mut end)?;
+    check_trailer(name.as_str(), len, &end)?;
+    each(&end);
     Ok(len)
+}
+
+/// Which stripes of a pack in memory are what its trailer says. Needs no key.
+///
+/// # Errors
+/// [`RepoError::Damaged`] if the trailer itself is not sound: then nothing is known of any stripe.
+pub(crate) fn sound_stripes(name: &str, pack: &[u8]) -> Result<Vec<bool>, RepoError> {
+    let trailer = parse_trailer(name, pack)?;
+    let body = &pack[..usize::try_from(trailer.body_len).expect("the pack is in memory")];
+    let stripes = body.chunks(STRIPE_BYTES).zip(trailer.stripe_hashes.chunks_exact(32));
+    Ok(stripes.map(|(stripe, expected)| blake3::hash(stripe).as_bytes() == expected).collect())
 }
 
 /// Reads a whole pack once and verifies all of it: trailer, stripes, header, directory, every blob, every chunk id.

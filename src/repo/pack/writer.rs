@@ -1,4 +1,5 @@
-//! Writing a pack: blobs are sealed and streamed out as they come, so a pack never lies in memory whole.
+//! Writing a pack: blobs are sealed and streamed out as they come, so a pack never lies in memory whole. Whoever writes a
+//! pack writes its recovery record, too, if the repository wants parity: this is the one place for it.
 
 use super::directory::DirectoryBuilder;
 use super::{
@@ -9,6 +10,7 @@ use crate::repo::blob::PackedBlob;
 use crate::repo::error::RepoError;
 use crate::repo::ids::{PackId, random};
 use crate::repo::object::padded_len;
+use crate::repo::parity::{self, Share};
 use crate::repo::seal::{HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
 use crate::repo::store::{ObjectStore, ObjectWriter};
 
@@ -41,7 +43,10 @@ pub struct PackWriter<'s> {
     id: PackId,
     kind: Kind,
     cipher: ObjectCipher,
+    store: &'s dyn ObjectStore,
     object: Box<dyn ObjectWriter + 's>,
+    /// The recovery record in the making.
+    parity: Option<parity::Encoder>,
     /// The stripe being filled; written and hashed whole.
     stripe: Vec<u8>,
     stripe_hashes: Vec<u8>,
@@ -50,18 +55,25 @@ pub struct PackWriter<'s> {
 }
 
 impl<'s> PackWriter<'s> {
-    /// Begins a pack under a fresh random name.
+    /// Begins a pack under a fresh random name, with a recovery record if `parity` says how large.
     ///
     /// # Errors
     /// [`RepoError::Store`].
-    pub fn create(store: &'s dyn ObjectStore, keys: &Keys, kind: Kind) -> Result<PackWriter<'s>, RepoError> {
+    pub fn create(
+        store: &'s dyn ObjectStore,
+        keys: &Keys,
+        kind: Kind,
+        parity: Option<Share>,
+    ) -> Result<PackWriter<'s>, RepoError> {
         let id = PackId(random());
         let name = object_name(id);
         let cipher = ObjectCipher::create(keys, kind, name.as_str());
         let mut writer = PackWriter {
             id,
             kind,
+            store,
             object: store.create(&name)?,
+            parity: parity.map(|share| parity::Encoder::new(id, share, PACK_BYTES_TARGET)),
             stripe: Vec::with_capacity(STRIPE_BYTES),
             stripe_hashes: Vec::new(),
             body_len: 0,
@@ -91,10 +103,10 @@ impl<'s> PackWriter<'s> {
         self.append(&blob.bytes)
     }
 
-    /// Appends directory, padding and trailer, and commits the object.
+    /// Appends directory, padding and trailer, commits the object, and then its recovery record.
     ///
     /// # Errors
-    /// [`RepoError::Store`]; the pack is then not in the store.
+    /// [`RepoError::Store`]; if the pack is in the store then, it is nobody's.
     pub fn finish(mut self, padding: Padding) -> Result<FinishedPack, RepoError> {
         let directory = self.directory.encode();
         let directory_at = self.body_len;
@@ -106,6 +118,11 @@ impl<'s> PackWriter<'s> {
         let trailer = self.trailer(directory_at, directory.len() as u64);
         self.object.write(&trailer)?;
         self.object.commit()?;
+        // The record comes second: whoever sees one without its pack may take it away.
+        if let Some(mut encoder) = self.parity {
+            encoder.update(&trailer);
+            parity::put(self.store, self.id, &encoder.finish())?;
+        }
         Ok(FinishedPack {
             id: self.id,
             kind: self.kind,
@@ -161,6 +178,9 @@ impl<'s> PackWriter<'s> {
     fn flush_stripe(&mut self) -> Result<(), RepoError> {
         if !self.stripe.is_empty() {
             self.stripe_hashes.extend_from_slice(blake3::hash(&self.stripe).as_bytes());
+            if let Some(encoder) = &mut self.parity {
+                encoder.update(&self.stripe);
+            }
             self.object.write(&self.stripe)?;
             self.stripe.clear();
         }
