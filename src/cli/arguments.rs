@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
 use super::{
-    backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, prune, restore,
-    show, terminal,
+    backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, pin,
+    prune, restore, show, terminal,
 };
 
 const EXIT_CODES: &str = "\
@@ -153,6 +153,8 @@ pub enum Verb {
     Diff(diff::Arguments),
     /// Forget backups that need not be kept, and bring them back
     Forget(forget::Arguments),
+    /// Keep backups from being forgotten, and list those that are pinned
+    Pin(pin::Arguments),
     /// Give back the space that nothing needs
     Prune(prune::Arguments),
     /// Check whether every backup is whole

@@ -35,6 +35,7 @@ mod key;
 mod list;
 mod ls;
 mod mount;
+mod pin;
 mod prune;
 mod restore;
 mod show;
@@ -83,6 +84,7 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Find(arguments) => find::run(arguments, context),
         Verb::Diff(arguments) => diff::run(arguments, context),
         Verb::Forget(arguments) => forget::run(arguments, context),
+        Verb::Pin(arguments) => pin::run(arguments, context),
         Verb::Prune(arguments) => prune::run(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),

@@ -23,11 +23,13 @@ pub mod map_builder;
 pub mod name;
 pub mod object;
 pub mod pack;
+pub mod pins;
 pub mod seal;
 pub mod segment_list;
 pub mod session;
 pub mod store;
 pub mod sync;
+pub mod tag;
 pub mod text;
 #[cfg(test)]
 mod vectors;

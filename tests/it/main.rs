@@ -79,6 +79,7 @@ mod machine_definitions;
 mod machine_trees;
 mod machine_vmware;
 mod patched;
+mod pins;
 mod power_loss;
 mod processes;
 mod prune;
