@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
 use super::{
-    backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, pin,
+    backup, cat, check, copy, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, pin,
     prune, restore, show, terminal,
 };
 
@@ -157,6 +157,8 @@ pub enum Verb {
     Pin(pin::Arguments),
     /// Give back the space that nothing needs
     Prune(prune::Arguments),
+    /// Copy backups to a second repository, those that are not there yet
+    Copy(copy::Arguments),
     /// Check whether every backup is whole
     Check(check::Arguments),
     /// Describe a disk image, and what is wrong with it

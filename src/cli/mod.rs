@@ -24,6 +24,7 @@ mod text;
 mod backup;
 mod cat;
 mod check;
+mod copy;
 mod cp;
 mod diff;
 mod find;
@@ -86,6 +87,7 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Forget(arguments) => forget::run(arguments, context),
         Verb::Pin(arguments) => pin::run(arguments, context),
         Verb::Prune(arguments) => prune::run(arguments, context),
+        Verb::Copy(arguments) => copy::run(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),
         Verb::Index(arguments) => index::run(arguments, context),

@@ -13,6 +13,8 @@ mod cli_mount;
 mod cli_repository;
 mod cli_restore;
 mod cli_trouble;
+mod copy;
+mod copy_power_loss;
 mod damaged_objects;
 mod formats_blocked;
 mod formats_built;
