@@ -36,10 +36,10 @@ pub struct Arguments {
     #[command(flatten)]
     rules: Rules,
     /// Restrict the rules to backups with this tag; may be given several times
-    #[arg(long, value_name = "TAG", conflicts_with = "undo")]
+    #[arg(long, value_name = "TAG", requires = "rules", conflicts_with = "undo")]
     tag: Vec<Tag>,
     /// Whether a period's newest backup is that of a machine, or of a machine with the same tags
-    #[arg(long, value_name = "GROUP", value_enum, default_value = "machine", conflicts_with = "undo")]
+    #[arg(long, value_name = "GROUP", value_enum, default_value = "machine", requires = "rules")]
     group_by: Group,
     /// Forget nothing younger than this, whatever the rules say, such as 7d
     #[arg(long, value_name = "SPAN", value_parser = span)]
@@ -146,6 +146,10 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let policy = arguments.policy();
     if arguments.undo {
         return undo(arguments, context);
+    }
+    if !policy.has_rule() && !policy.tags.is_empty() {
+        let hint = "if only the newest and those with the tag are to stay, say so: add --keep-last 1";
+        return Err(Usage::new("--keep-tag alone is no rule: a misspelt tag would forget all", hint).into());
     }
     if !policy.has_rule() && arguments.names.is_empty() {
         let hint = "keep, for example, a week of days and a year of months: \

@@ -26,7 +26,7 @@ fn before() -> Before {
     let machine = RawMachine::new(b"");
     let mut originals = Vec::new();
     for seed in [1, 2] {
-        let content = [noise(5 << 20, 7), noise(100 << 10, seed)].concat();
+        let content = [noise(100 << 10, 7), vec![0; 4 << 20], noise(50 << 10, seed)].concat();
         machine.write(&content);
         originals.push((machine.back_up(&from).unwrap().manifest.backup, content));
     }

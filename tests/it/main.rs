@@ -7,6 +7,7 @@ mod backup_levels;
 mod capture_offline;
 mod cli;
 mod cli_backup;
+mod cli_copy;
 mod cli_forget;
 mod cli_machines;
 mod cli_mount;

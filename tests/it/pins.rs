@@ -65,7 +65,9 @@ fn tags_choose_backups_and_pins_keep_them() {
     for reason in ["tag gold", "pinned: the audit", "newest, last 1"] {
         assert!(plan.contains(reason), "{reason:?} is not in {plan}");
     }
-    stage.run(&["forget", "--keep-tag", "gold"]).ended(2).said("no rule says what to keep");
+    stage.run(&["forget", "--keep-tag", "gold"]).ended(2).said("--keep-tag alone is no rule");
+    stage.run(&["forget", &gold, "--keep-tag", "gold"]).ended(2).said("--keep-last 1");
+    stage.run(&["forget", &gold, "--tag", "gold"]).ended(2);
     // Asked about one tag, others do not go; of that machine's newest with the tag the rule keeps one.
     let answer = stage.run(&["forget", "--keep-last", "1", "--tag", "nightly", "--dry-run", "--json"]).ok().json();
     assert_eq!(answer["forgotten"], serde_json::json!([]), "{answer}");

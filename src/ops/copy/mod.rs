@@ -28,7 +28,7 @@ use crate::repo::gc::forgotten;
 use crate::repo::ids::BackupId;
 use crate::repo::intake::{self, Committed, Intake, State, TakenOver};
 use crate::repo::manifest::{self, DiskRecord, FileRecord, Manifest, Origin, Statistics};
-use crate::repo::session::OpenSession;
+use crate::repo::session::{OpenSession, renewal};
 use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository};
 use disk::Reference;
@@ -43,6 +43,8 @@ pub struct Copier<'r> {
     to: &'r Arc<Repository>,
     /// None if nothing can be written to the source.
     session: Option<OpenSession<'r>>,
+    /// When it began, or was renewed.
+    renewed: Instant,
     /// The source's backups, oldest first.
     backups: Vec<Manifest>,
     /// The source's backups that cannot be read.
@@ -88,6 +90,10 @@ impl<'r> Copier<'r> {
         // After the session: whatever is found from now on, no prune deletes while it is held.
         let synced = from.sync_index(&mut |_| {}).map_err(source)?;
         warnings.extend(synced.damaged.iter().map(|(object, error)| format!("{object} is damaged: {error}")));
+        if !synced.vanished.is_empty() {
+            let count = synced.vanished.len();
+            warnings.push(format!("{count} packs have vanished from the repository that is copied from"));
+        }
         let mut unreadable = Vec::new();
         let backups = from.manifests(&mut |id, error| unreadable.push((id, error))).map_err(source)?;
         let mut unreadable_there = Vec::new();
@@ -97,7 +103,7 @@ impl<'r> Copier<'r> {
         }
         let forgotten = forgotten::list(to.store()).map_err(destination)?;
         let forgotten_there = forgotten.iter().filter_map(|forgotten| forgotten::load(to, forgotten).ok()).collect();
-        Ok(Copier { from, to, session, backups, unreadable, there, forgotten_there, warnings })
+        Ok(Copier { from, to, session, renewed: Instant::now(), backups, unreadable, there, forgotten_there, warnings })
     }
 
     /// The source's backups, oldest first.
@@ -127,6 +133,7 @@ impl<'r> Copier<'r> {
     /// [`CopyError`]; nothing was copied then. What was stored so far is found again by the next copy.
     pub fn copy(&mut self, backup: BackupId, verify: bool, control: Control<'_>) -> Result<Committed, CopyError> {
         let began = Instant::now();
+        self.stay_alive();
         let (from, to) = (self.from, self.to);
         let wanted = self.backups.iter().find(|manifest| manifest.backup == backup);
         let wanted = wanted
@@ -182,6 +189,14 @@ impl<'r> Copier<'r> {
     /// What the source's store says; nothing depends on it.
     pub fn end(self) -> Result<(), CopyError> {
         self.session.map_or(Ok(()), |session| session.end().map_err(source))
+    }
+
+    /// A long history outlasts a session. Should it be lost all the same, what a prune took is noticed when it is read.
+    fn stay_alive(&mut self) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.renewed.elapsed() >= renewal::EVERY) {
+            let _ = session.renew(self.from.keys(), jiff::Timestamp::now());
+            self.renewed = Instant::now();
+        }
     }
 
     /// The backup of the same machine that was copied before and is nearest: what it has in common is taken over. Looked
