@@ -33,6 +33,7 @@ Environment:
   ABBILD_PASSWORD_FILE     a file whose first line is the passphrase
   ABBILD_PASSWORD_COMMAND  a shell command that prints the passphrase
   ABBILD_PASSWORD          the passphrase
+  ABBILD_TO_KEY_FILE …     the same for the repository that abbild copy copies to
   NO_COLOR                 no colours, unless --color=always
 
 The first of key file, password file, password command and password that is set is used; if none is, the passphrase is

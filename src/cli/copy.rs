@@ -34,9 +34,9 @@ const LEFT: &str = "nothing is lost: the next copy goes on from what is there";
 Without BACKUP, all backups that are not there yet are copied, oldest first. A backup that was copied before is skipped;
 one that was copied and then forgotten there is copied again only if it is named. Both repositories may be in use.
 
-The destination's key comes from the first of --to-key-file, --to-password-file, --to-password-command and the variable
-ABBILD_TO_PASSWORD that is given; else the key of the repository that is copied from is tried; else the passphrase is
-asked for. Make a destination with: abbild init --repo REPO")]
+The destination's key comes from the first of --to-password-file, --to-password-command, --to-key-file and the variables
+ABBILD_TO_PASSWORD_FILE, ABBILD_TO_PASSWORD_COMMAND and ABBILD_TO_PASSWORD that is given; else the key of the repository
+that is copied from is tried; else the passphrase is asked for. Make a destination with: abbild init --repo REPO")]
 pub struct Arguments {
     /// Backups: MACHINE@TIME, MACHINE@latest, a machine (its newest backup), or the beginning of an id
     #[arg(value_name = "BACKUP", conflicts_with_all = ["machine", "tag", "latest", "newer"])]
@@ -49,10 +49,10 @@ pub struct Arguments {
     #[arg(value_hint = clap::ValueHint::FilePath)]
     to_key_file: Option<PathBuf>,
     /// File whose first line is the passphrase of the repository to copy to
-    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "to_key_file")]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     to_password_file: Option<PathBuf>,
     /// Shell command that prints the passphrase of the repository to copy to
-    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["to_key_file", "to_password_file"])]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "to_password_file")]
     to_password_command: Option<String>,
     /// Only backups of this machine; may be given several times
     #[arg(long, value_name = "MACHINE")]

@@ -116,7 +116,8 @@ fn pin(repository: &Repository, id: BackupId, shown: &str, reason: &str) -> anyh
         Err(error @ RepoError::Store(StoreError::NotFound { .. })) => {
             Err(anyhow::Error::from(error).context(format!("{shown} was forgotten meanwhile; it is not pinned")))
         }
-        outcome => Ok(drop(outcome?)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
     }
 }
 

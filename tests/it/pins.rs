@@ -114,7 +114,7 @@ fn what_a_dying_forgetting_took_is_kept_by_its_pin_until_it_is_brought_back() {
     forget_one(&repository, second).unwrap();
     for _ in 0..3 {
         let report = prune_now(&open_on(&fs).unwrap()).unwrap();
-        assert_eq!(report.waiting.objects, 0, "{report:?}");
+        assert!(report.waiting.objects > 0, "what it needs waits in the trash: {report:?}");
     }
     assert_eq!(
         forgotten::list(repository.store()).unwrap(),

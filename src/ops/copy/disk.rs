@@ -103,7 +103,12 @@ struct Pass<'a, 'r> {
 /// The lists of a node: of the backup, and of the earlier one here and there.
 struct Lists {
     wanted: Arc<Vec<ChunkId>>,
-    earlier: Option<(Arc<Vec<ChunkId>>, Arc<Vec<ChunkId>>)>,
+    earlier: Option<EarlierLists>,
+}
+
+struct EarlierLists {
+    here: Arc<Vec<ChunkId>>,
+    there: Arc<Vec<ChunkId>>,
 }
 
 impl Pass<'_, '_> {
@@ -180,9 +185,9 @@ impl Pass<'_, '_> {
                     continue;
                 }
                 match &lists.earlier {
-                    Some((here, there)) if here[number] == wanted => {
+                    Some(earlier) if earlier.here[number] == wanted => {
                         self.skip(len);
-                        self.settle(writer, segment, there[number])?;
+                        self.settle(writer, segment, earlier.there[number])?;
                     }
                     // The workers go only when all of them have failed: the cause is theirs.
                     _ => work.send(segment).map_err(|_| CopyError::Destination(RepoError::GivenUp))?,
@@ -195,7 +200,8 @@ impl Pass<'_, '_> {
     fn lists(&self, node: u64) -> Result<Lists, CopyError> {
         let wanted = self.source.node(node).map_err(source)?;
         let Some(reference) = self.reference else { return Ok(Lists { wanted, earlier: None }) };
-        let earlier = reference.source.node(node).and_then(|here| Ok((here, reference.copy.node(node)?)));
+        let here = reference.source.node(node);
+        let earlier = here.and_then(|here| Ok(EarlierLists { here, there: reference.copy.node(node)? }));
         // What cannot be compared is read.
         let earlier = earlier.inspect_err(|error| {
             if !self.warned.swap(true, Ordering::Relaxed) {
