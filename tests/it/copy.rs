@@ -14,19 +14,26 @@ use abbild::repo::{RepoError, Repository, listed_packs, pack, session};
 use crate::prune::{forget_one, prune_now};
 use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, quiet, small_disk};
 
-/// Copies all that is not there yet; gives what became of each that was tried.
-pub fn copy_all(
-    from: &Arc<Repository>,
-    to: &Arc<Repository>,
-    verify: bool,
-) -> Result<Vec<(BackupId, Result<Committed, CopyError>)>, CopyError> {
+/// A backup of the source, and what became of its copy.
+pub type Tried = (BackupId, Result<Committed, CopyError>);
+
+/// Copies all that is not there yet, as the command does: up to the first error that is not of one backup. Gives what became
+/// of each that was tried.
+pub fn copy_all(from: &Arc<Repository>, to: &Arc<Repository>, verify: bool) -> Result<Vec<Tried>, CopyError> {
     let no = false.into();
     let mut copier = Copier::begin(from, to, quiet(&no))?;
     let plan = copier.plan(&Selection::default());
-    let copied = plan.into_iter().filter(|(_, verdict)| *verdict == Verdict::Copy);
-    let copied = copied.map(|(id, _)| (id, copier.copy(id, verify, quiet(&no)))).collect();
+    let mut tried = Vec::new();
+    for (id, _) in plan.into_iter().filter(|(_, verdict)| *verdict == Verdict::Copy) {
+        let copied = copier.copy(id, verify, quiet(&no));
+        let goes_on = copied.as_ref().err().is_none_or(CopyError::is_of_one_backup);
+        tried.push((id, copied));
+        if !goes_on {
+            break;
+        }
+    }
     copier.end()?;
-    Ok(copied)
+    Ok(tried)
 }
 
 /// The same where all must go well; gives the copies' manifests, oldest first.
