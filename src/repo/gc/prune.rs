@@ -30,7 +30,7 @@ use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::pack::Directory;
 use crate::repo::session::{self, OpenSession};
 use crate::repo::store::{Cleaned, ObjectName, StoreError};
-use crate::repo::{Repository, listed_packs, pins};
+use crate::repo::{Repository, listed_packs, pins, settle_packs};
 
 /// Rounds of one prune: one to move, one to delete; more if space had to be made first.
 const ROUNDS_MAX: u32 = 4;
@@ -218,6 +218,8 @@ impl<'r> Run<'r, '_> {
         let alive = self.others_at_work()?;
         let settled = Settled::of(&closings, &alive, &pins::ids(store)?);
         self.mark(&settled)?;
+        // Other copies of what these hold are about to go.
+        settle_packs(store, self.marks.live_packs())?;
         self.check_held()?;
 
         let deleted = self.delete(&trashed, &settled)?;
