@@ -50,7 +50,9 @@ complete -c abbild -n "__fish_abbild_needs_command" -f -a "cp" -d 'Copy files ou
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "find" -d 'Search files in guests'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "diff" -d 'Show which files differ between two backups'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "forget" -d 'Forget backups that need not be kept, and bring them back'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "pin" -d 'Keep backups from being forgotten, and list those that are pinned'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "prune" -d 'Give back the space that nothing needs'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "copy" -d 'Copy backups to a second repository, those that are not there yet'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "check" -d 'Check whether every backup is whole'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "index" -d 'Maintain the index cache'
@@ -74,6 +76,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand init" -l no-progress -d 'D
 complete -c abbild -n "__fish_abbild_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l snapshot -d 'Which level: the current state, the base below all redo logs, or a snapshot by its name or number' -r
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l tag -d 'Give the backups a tag to choose them by later; may be given several times' -r
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -87,6 +90,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand backup" -s q -l quiet -d '
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand list" -l tag -d 'Only backups with this tag; may be given several times' -r
 complete -c abbild -n "__fish_abbild_using_subcommand list" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand list" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand list" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -278,6 +282,10 @@ complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-weekly -d 
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-monthly -d 'Keep the newest backup of each of the newest N months that have one' -r
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-yearly -d 'Keep the newest backup of each of the newest N years that have one' -r
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-within -d 'Keep all that are not older than this before the machine\'s newest, such as 30d or 1y6mo' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l keep-tag -d 'Besides what the other rules keep, keep all backups with this tag; may be given several times' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l tag -d 'Restrict the rules to backups with this tag; may be given several times' -r
+complete -c abbild -n "__fish_abbild_using_subcommand forget" -l group-by -d 'Whether a period\'s newest backup is that of a machine, or of a machine with the same tags' -r -f -a "machine\t'The backups of a machine'
+machine\,tag\t'The backups of a machine with the same tags'"
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l min-age -d 'Forget nothing younger than this, whatever the rules say, such as 7d' -r
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l key-file -d 'Key file that opens the repository' -r -F
@@ -294,6 +302,19 @@ complete -c abbild -n "__fish_abbild_using_subcommand forget" -s q -l quiet -d '
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand forget" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l reason -d 'Why, shown wherever the backup is' -r
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l remove -d 'Unpin the backups'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand pin" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -l max-unused -d 'Leave at most this share of waste in the packs that stay' -r
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -l key-file -d 'Key file that opens the repository' -r -F
@@ -307,6 +328,27 @@ complete -c abbild -n "__fish_abbild_using_subcommand prune" -s q -l quiet -d 'P
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l to -d 'Folder of the repository to copy to' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l to-key-file -d 'Key file that opens the repository to copy to' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l to-password-file -d 'File whose first line is the passphrase of the repository to copy to' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l to-password-command -d 'Shell command that prints the passphrase of the repository to copy to' -r
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l machine -d 'Only backups of this machine; may be given several times' -r
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l tag -d 'Only backups with this tag; may be given several times' -r
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l key-file -d 'Key file that opens the repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l color -d 'When to colour messages' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l latest -d 'Only the newest backup of each machine'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l newer -d 'Only backups newer than every copy of their machine that is there'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l verify -d 'Read each copy back and compare it with the backup before it is reported'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l dry-run -d 'Show what would be copied, and copy nothing'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l json -d 'Print the result as JSON on stdout'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -s v -l verbose -d 'Tell each step in plain lines'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -l no-progress -d 'Draw no progress bar'
+complete -c abbild -n "__fish_abbild_using_subcommand copy" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l parity -d 'Have a recovery record of this share of its length made for every pack, present and future' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
@@ -496,29 +538,31 @@ complete -c abbild -n "__fish_abbild_using_subcommand generate" -s q -l quiet -d
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand generate" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "list" -d 'List backups'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "ls" -d 'List files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "cat" -d 'Print files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "cp" -d 'Copy files out of guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "find" -d 'Search files in guests'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "diff" -d 'Show which files differ between two backups'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "forget" -d 'Forget backups that need not be kept, and bring them back'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "prune" -d 'Give back the space that nothing needs'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget prune check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "init" -d 'Create a repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "list" -d 'List backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "ls" -d 'List files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "cat" -d 'Print files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "cp" -d 'Copy files out of guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "find" -d 'Search files in guests'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "diff" -d 'Show which files differ between two backups'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "forget" -d 'Forget backups that need not be kept, and bring them back'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "pin" -d 'Keep backups from being forgotten, and list those that are pinned'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "prune" -d 'Give back the space that nothing needs'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "copy" -d 'Copy backups to a second repository, those that are not there yet'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "check" -d 'Check whether every backup is whole'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "inspect" -d 'Describe a disk image, and what is wrong with it'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "index" -d 'Maintain the index cache'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "key" -d 'Manage who can open the repository'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "completions" -d 'Print completions for a shell'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "version" -d 'Print the version'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "generate" -d 'Write the manual pages and completions, as they are kept in the source tree'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from index" -f -a "rebuild" -d 'Forget the index cache and build it anew from the repository'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "list" -d 'List the keys that open the repository; needs none of them'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and __fish_seen_subcommand_from key" -f -a "add" -d 'Add a key file or a passphrase'

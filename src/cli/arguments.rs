@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::exit::Exit;
 use super::{
-    backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, prune, restore,
-    show, terminal,
+    backup, cat, check, copy, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, pin,
+    prune, restore, show, terminal,
 };
 
 const EXIT_CODES: &str = "\
@@ -33,6 +33,7 @@ Environment:
   ABBILD_PASSWORD_FILE     a file whose first line is the passphrase
   ABBILD_PASSWORD_COMMAND  a shell command that prints the passphrase
   ABBILD_PASSWORD          the passphrase
+  ABBILD_TO_KEY_FILE …     the same for the repository that abbild copy copies to
   NO_COLOR                 no colours, unless --color=always
 
 The first of key file, password file, password command and password that is set is used; if none is, the passphrase is
@@ -153,8 +154,12 @@ pub enum Verb {
     Diff(diff::Arguments),
     /// Forget backups that need not be kept, and bring them back
     Forget(forget::Arguments),
+    /// Keep backups from being forgotten, and list those that are pinned
+    Pin(pin::Arguments),
     /// Give back the space that nothing needs
     Prune(prune::Arguments),
+    /// Copy backups to a second repository, those that are not there yet
+    Copy(copy::Arguments),
     /// Check whether every backup is whole
     Check(check::Arguments),
     /// Describe a disk image, and what is wrong with it

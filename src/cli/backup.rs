@@ -21,7 +21,8 @@ use crate::ops::OpsError;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::repo::Repository;
 use crate::repo::ids::BackupId;
-use crate::repo::manifest::{Manifest, Statistics};
+use crate::repo::manifest::{Manifest, Origin, Statistics};
+use crate::repo::tag::Tag;
 use targets::Targets;
 
 /// Arguments of `backup`.
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// Read an image file as raw, whatever format its first bytes say
     #[arg(long)]
     raw: bool,
+    /// Give the backups a tag to choose them by later; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<Tag>,
 }
 
 /// How the machines fared.
@@ -114,6 +118,7 @@ fn one(
         full_read: arguments.full,
         allowed_folders: arguments.allow_folder.clone(),
         as_raw: arguments.raw,
+        tags: arguments.tag.clone(),
     };
     for note in &machine.notes {
         context.terminal.detail(&format!("{}: note: {note}", machine.name));
@@ -253,6 +258,9 @@ pub struct BackupAnswer<'m> {
     disks: Vec<DiskAnswer<'m>>,
     warnings: &'m [String],
     notes: &'m [String],
+    tags: &'m [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copied_from: Option<Origin>,
 }
 
 #[derive(Serialize)]
@@ -276,6 +284,8 @@ impl BackupAnswer<'_> {
             disks: manifest.disks.iter().map(|disk| DiskAnswer { slot: &disk.slot, costs: disk.statistics }).collect(),
             warnings: &manifest.warnings,
             notes: &manifest.notes,
+            tags: &manifest.tags,
+            copied_from: manifest.copied_from,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::guest::GuestError;
 use crate::guest::path::PathError;
 use crate::machine::MachineError;
 use crate::ops::OpsError;
+use crate::ops::copy::CopyError;
 use crate::ops::files::FilesError;
 use crate::repo::RepoError;
 use crate::repo::store::StoreError;
@@ -130,6 +131,11 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
     // A path that met damage passes that on.
     if let Some(PathError::Guest(error)) = link.downcast_ref::<Box<PathError>>().map(AsRef::as_ref) {
         return of_guest(error);
+    }
+    if let Some(CopyError::NotVerified { .. } | CopyError::FileNotVerified { .. }) = link.downcast_ref() {
+        let hint =
+            "nothing wrong was left there: test this host's memory and the destination's medium, then copy again";
+        return Some(Verdict { exit: Exit::Damaged, hint: Some(hint.to_owned()) });
     }
     match link.downcast_ref::<OpsError>() {
         Some(OpsError::Machine(error)) => return of_machine(error),

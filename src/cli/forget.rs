@@ -12,11 +12,13 @@ use super::progress::Progress;
 use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::ops::OpsError;
-use crate::ops::forget::{self, ForgetPlan};
+use crate::ops::forget::{self, Asked, ForgetPlan};
 use crate::repo::gc::forgotten::{self, Forgotten};
-use crate::repo::gc::retention::{Policy, Reason, Verdict};
+use crate::repo::gc::retention::{GroupBy, Policy, Reason, Verdict};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
+use crate::repo::pins::{self, Pins};
+use crate::repo::tag::Tag;
 use crate::repo::{Repository, name};
 
 /// Arguments of `forget`.
@@ -25,7 +27,7 @@ use crate::repo::{Repository, name};
 With --keep options, the backups of the named machines, or of all, that no rule keeps are forgotten. Without them, the
 named backups are: web1@2026-11-20 or the beginning of an id.
 
-The newest backup of a machine is always kept, and so is one that is dated in the future. Forgotten backups take room
+The newest backup of a machine is always kept, and so is one that is dated in the future, or pinned (abbild pin). Forgotten backups take room
 until abbild prune; until then, --undo brings them back.")]
 pub struct Arguments {
     /// With rules, machines; without, backups
@@ -33,6 +35,12 @@ pub struct Arguments {
     names: Vec<String>,
     #[command(flatten)]
     rules: Rules,
+    /// Restrict the rules to backups with this tag; may be given several times
+    #[arg(long, value_name = "TAG", requires = "rules", conflicts_with = "undo")]
+    tag: Vec<Tag>,
+    /// Whether a period's newest backup is that of a machine, or of a machine with the same tags
+    #[arg(long, value_name = "GROUP", value_enum, default_value = "machine", requires = "rules")]
+    group_by: Group,
     /// Forget nothing younger than this, whatever the rules say, such as 7d
     #[arg(long, value_name = "SPAN", value_parser = span)]
     min_age: Option<Span>,
@@ -75,6 +83,19 @@ struct Rules {
     /// Keep all that are not older than this before the machine's newest, such as 30d or 1y6mo
     #[arg(long, value_name = "SPAN", value_parser = span)]
     keep_within: Option<Span>,
+    /// Besides what the other rules keep, keep all backups with this tag; may be given several times
+    #[arg(long, value_name = "TAG")]
+    keep_tag: Vec<Tag>,
+}
+
+/// What a rule looks at as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Group {
+    /// The backups of a machine
+    Machine,
+    /// The backups of a machine with the same tags
+    #[value(name = "machine,tag")]
+    MachineTag,
 }
 
 /// A span as it is typed: `7d`, `2w`, `1y 6mo`, `36h`.
@@ -95,6 +116,11 @@ impl Arguments {
             yearly: rules.keep_yearly,
             within: rules.keep_within,
             min_age: self.min_age,
+            tags: rules.keep_tag.clone(),
+            group: match self.group_by {
+                Group::Machine => GroupBy::Machine,
+                Group::MachineTag => GroupBy::MachineAndTags,
+            },
         }
     }
 }
@@ -121,6 +147,10 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     if arguments.undo {
         return undo(arguments, context);
     }
+    if !policy.has_rule() && !policy.tags.is_empty() {
+        let hint = "if only the newest and those with the tag are to stay, say so: add --keep-last 1";
+        return Err(Usage::new("--keep-tag alone is no rule: a misspelt tag would forget all", hint).into());
+    }
     if !policy.has_rule() && arguments.names.is_empty() {
         let hint = "keep, for example, a week of days and a year of months: \
                     abbild forget --keep-daily 7 --keep-monthly 12 --dry-run";
@@ -144,7 +174,9 @@ fn by_rules(
     for machine in &arguments.names {
         name::find(&format!("{machine}@latest"), &all.manifests)?;
     }
-    let plan = forget::by_rules(policy, &all.manifests, &arguments.names, Timestamp::now())?;
+    let pins = Pins::load(repository.store(), repository.keys())?;
+    let asked = Asked { machines: &arguments.names, tags: &arguments.tag };
+    let plan = forget::by_rules(policy, &all.manifests, &pins, asked, Timestamp::now())?;
     context.terminal.done(&as_table(&plan).to_text(context.terminal.columns()))?;
     let future: Vec<&Manifest> = plan.of_the_future().collect();
     for manifest in &future {
@@ -155,15 +187,17 @@ fn by_rules(
         ));
     }
     let going: Vec<BackupId> = plan.forgotten().map(|(manifest, _)| manifest.backup).collect();
-    let gone = carry_out(repository, &going, arguments.dry_run)?;
+    let Carried { gone, spared } = carry_out(repository, &going, arguments.dry_run, context)?;
+    let stays = |manifest: &Manifest, verdict: &Verdict| verdict.keep || spared.contains(&manifest.backup);
     context.terminal.json(&Answer {
         dry_run: arguments.dry_run,
-        forgotten: lines(&plan, |verdict| !verdict.keep),
-        kept: lines(&plan, |verdict| verdict.keep),
+        forgotten: lines(&plan, |manifest, verdict| !stays(manifest, verdict)),
+        kept: lines(&plan, stays),
     })?;
-    let kept = plan.lines.len() - going.len();
+    let kept = plan.lines.len() - going.len() + spared.len();
     tell(context, arguments.dry_run, gone, &format!(", {kept} kept"))?;
-    Ok(if !all.unreadable.is_empty() { Exit::Damaged } else { Exit::done_with(!future.is_empty()) })
+    let warned = !future.is_empty() || !spared.is_empty();
+    Ok(if !all.unreadable.is_empty() { Exit::Damaged } else { Exit::done_with(warned) })
 }
 
 fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
@@ -196,20 +230,50 @@ fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>
     }
     named.sort();
     named.dedup();
-    let gone = carry_out(repository, &named, arguments.dry_run)?;
+    for id in &named {
+        if pins::is_pinned(repository.store(), *id)? {
+            return Err(refuse_pinned(repository, *id, &lines)?.into());
+        }
+    }
+    let Carried { gone, spared } = carry_out(repository, &named, arguments.dry_run, context)?;
+    lines.retain(|manifest| !spared.contains(&manifest.backup));
     let forgotten = lines.iter().map(|manifest| line(manifest, &[])).collect();
     context.terminal.json(&Answer { dry_run: arguments.dry_run, forgotten, kept: Vec::new() })?;
     tell(context, arguments.dry_run, gone, "")?;
-    Ok(Exit::Done)
+    Ok(Exit::done_with(!spared.is_empty()))
 }
 
-fn carry_out(repository: &Repository, going: &[BackupId], dry_run: bool) -> anyhow::Result<usize> {
+fn refuse_pinned(repository: &Repository, id: BackupId, named: &[&Manifest]) -> anyhow::Result<Usage> {
+    let name = named.iter().find(|manifest| manifest.backup == id).map(|manifest| text::backup_name(manifest));
+    let name = name.unwrap_or_else(|| id.to_string());
+    let reason = Pins::load(repository.store(), repository.keys())?.reason(id).unwrap_or_default();
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let hint = format!("if it may go, unpin it first: abbild pin --remove {}", text::short_id(id));
+    Ok(Usage::new(format!("{name} is pinned{reason}"), hint))
+}
+
+/// What became of those that were to go.
+struct Carried {
+    gone: usize,
+    /// Pinned since the plan was made.
+    spared: Vec<BackupId>,
+}
+
+fn carry_out(
+    repository: &Repository,
+    going: &[BackupId],
+    dry_run: bool,
+    context: &Context<'_>,
+) -> anyhow::Result<Carried> {
     if dry_run {
-        return Ok(going.len());
+        return Ok(Carried { gone: going.len(), spared: Vec::new() });
     }
     let mut gone = 0;
-    forget::carry_out(repository, going.iter().copied(), &mut |_| gone += 1)?;
-    Ok(gone)
+    let spared = forget::carry_out(repository, going.iter().copied(), &mut |_| gone += 1)?;
+    for id in &spared {
+        context.terminal.warn(&format!("{id} was pinned meanwhile and stays"));
+    }
+    Ok(Carried { gone, spared })
 }
 
 fn tell(context: &Context<'_>, dry_run: bool, gone: usize, more: &str) -> anyhow::Result<()> {
@@ -239,8 +303,8 @@ fn as_table(plan: &ForgetPlan<'_>) -> Table {
     table
 }
 
-fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Verdict) -> bool) -> Vec<Line<'a>> {
-    let lines = plan.lines.iter().filter(|(_, verdict)| wanted(verdict));
+fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Manifest, &Verdict) -> bool) -> Vec<Line<'a>> {
+    let lines = plan.lines.iter().filter(|(manifest, verdict)| wanted(manifest, verdict));
     lines.map(|(manifest, verdict)| line(manifest, &verdict.reasons)).collect()
 }
 

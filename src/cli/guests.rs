@@ -97,6 +97,7 @@ impl<'g> Guests<'g> {
             full_read: false,
             allowed_folders: self.images.allow_folder.clone(),
             as_raw: self.images.raw,
+            tags: Vec::new(),
         };
         Ok(Source::of_file(&name, path, &options).map_err(FilesError::from)?)
     }

@@ -8,6 +8,8 @@ use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
+use crate::repo::pins::Pins;
+use crate::repo::tag::{self, Tag};
 use crate::repo::{RepoError, Repository, name};
 
 /// Arguments of `list`.
@@ -15,13 +17,24 @@ use crate::repo::{RepoError, Repository, name};
 pub struct Arguments {
     /// Only backups of this machine
     machine: Option<String>,
+    /// Only backups with this tag; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<Tag>,
 }
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Answer<'m> {
-    backups: Vec<BackupAnswer<'m>>,
+    backups: Vec<Line<'m>>,
     unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Line<'m> {
+    #[serde(flatten)]
+    backup: BackupAnswer<'m>,
+    /// Why it is pinned; null if it is not.
+    pinned: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -58,7 +71,7 @@ impl Readable {
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
-    let shown: Vec<&Manifest> = match &arguments.machine {
+    let mut shown: Vec<&Manifest> = match &arguments.machine {
         None => all.manifests.iter().collect(),
         Some(machine) => {
             // Not the bare name: that could also be the beginning of an id.
@@ -66,8 +79,13 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             all.manifests.iter().filter(|manifest| manifest.machine == *machine).collect()
         }
     };
+    shown.retain(|manifest| arguments.tag.is_empty() || tag::has_any(&manifest.tags, &arguments.tag));
+    let pins = Pins::load(repository.store(), repository.keys())?;
     context.terminal.json(&Answer {
-        backups: shown.iter().map(|manifest| BackupAnswer::of(manifest)).collect(),
+        backups: shown
+            .iter()
+            .map(|manifest| Line { backup: BackupAnswer::of(manifest), pinned: pins.reason(manifest.backup) })
+            .collect(),
         unreadable: all
             .unreadable
             .iter()
@@ -75,31 +93,45 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             .collect(),
     })?;
     if shown.is_empty() {
-        context.terminal.say("there are no backups yet");
+        let why = if all.manifests.is_empty() { "there are no backups yet" } else { "no backup has such a tag" };
+        context.terminal.say(why);
     } else {
-        let table = table(&shown);
+        let table = table(&shown, &pins);
         context.terminal.result(&table.to_text(context.terminal.columns()))?;
     }
     Ok(if all.unreadable.is_empty() { Exit::Done } else { Exit::Damaged })
 }
 
-fn table(manifests: &[&Manifest]) -> Table {
-    let mut table = Table::new([
+/// Why a backup is pinned, where it must say that it is.
+fn pinned(reason: &str) -> String {
+    if reason.is_empty() { "yes".to_owned() } else { reason.to_owned() }
+}
+
+fn table(manifests: &[&Manifest], pins: &Pins) -> Table {
+    let mut columns = vec![
         Column::text("ID"),
         Column::text("BACKUP"),
         Column::text("LEVEL").spare(),
         Column::number("SIZE").spare(),
         Column::number("STORED").spare(),
-    ]);
+    ];
+    let has_tags = manifests.iter().any(|manifest| !manifest.tags.is_empty());
+    let has_pins = manifests.iter().any(|manifest| pins.has(manifest.backup));
+    columns.extend(has_tags.then_some(Column::text("TAGS").spare()));
+    columns.extend(has_pins.then_some(Column::text("PINNED").spare()));
+    let mut table = Table::new(columns);
     for manifest in manifests {
         let mark = if manifest.warnings.is_empty() { "" } else { " !" };
-        table.row([
+        let mut row = vec![
             text::short_id(manifest.backup),
             text::backup_name(manifest) + mark,
             manifest.capture.level.clone(),
             text::bytes(manifest.statistics.size),
             text::bytes(manifest.statistics.stored.unwrap_or(0)),
-        ]);
+        ];
+        row.extend(has_tags.then(|| manifest.tags.join(" ")));
+        row.extend(has_pins.then(|| pins.reason(manifest.backup).map(|why| pinned(&why)).unwrap_or_default()));
+        table.row(row);
     }
     table
 }

@@ -24,6 +24,7 @@ mod text;
 mod backup;
 mod cat;
 mod check;
+mod copy;
 mod cp;
 mod diff;
 mod find;
@@ -35,6 +36,7 @@ mod key;
 mod list;
 mod ls;
 mod mount;
+mod pin;
 mod prune;
 mod restore;
 mod scrub;
@@ -84,7 +86,9 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Find(arguments) => find::run(arguments, context),
         Verb::Diff(arguments) => diff::run(arguments, context),
         Verb::Forget(arguments) => forget::run(arguments, context),
+        Verb::Pin(arguments) => pin::run(arguments, context),
         Verb::Prune(arguments) => prune::run(arguments, context),
+        Verb::Copy(arguments) => copy::run(arguments, context),
         Verb::Check(arguments) => check::run(arguments, context),
         Verb::Inspect(arguments) => inspect::run(arguments, context),
         Verb::Index(arguments) => index::run(arguments, context),

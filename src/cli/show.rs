@@ -8,7 +8,9 @@ use super::exit::Exit;
 use super::list::Readable;
 use super::table::{Column, Table};
 use super::{Context, place, text};
+use crate::repo::RepoError;
 use crate::repo::manifest::{Consistency, Manifest};
+use crate::repo::pins::{Pin, Pins};
 
 /// Arguments of `show`.
 #[derive(Debug, clap::Args)]
@@ -23,12 +25,15 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let manifest = all.find(&arguments.backup)?;
     let mut object = serde_json::to_value(manifest)?;
     object["name"] = json!(text::backup_name(manifest));
+    let pins = Pins::load(repository.store(), repository.keys())?;
+    let pin = pins.iter().find(|(backup, _)| *backup == manifest.backup).map(|(_, pin)| pin);
+    object["pinned"] = json!(pins.reason(manifest.backup));
     context.terminal.json(&object)?;
-    context.terminal.result(&as_text(manifest, context))?;
+    context.terminal.result(&as_text(manifest, pin, context))?;
     Ok(Exit::Done)
 }
 
-fn as_text(manifest: &Manifest, context: &Context<'_>) -> String {
+fn as_text(manifest: &Manifest, pin: Option<&Result<Pin, RepoError>>, context: &Context<'_>) -> String {
     let costs = &manifest.statistics;
     let mut lines = vec![
         ("backup", manifest.backup.to_string()),
@@ -43,6 +48,16 @@ fn as_text(manifest: &Manifest, context: &Context<'_>) -> String {
     }
     if let Some(parent) = manifest.parent {
         lines.push(("built on", text::short_id(parent)));
+    }
+    if !manifest.tags.is_empty() {
+        lines.push(("tags", manifest.tags.join(" ")));
+    }
+    if let Some(pin) = pin {
+        lines.push(("pinned", pinned(pin)));
+    }
+    if let Some(origin) = &manifest.copied_from {
+        let from = format!("backup {} of repository {}", origin.backup, text::short_id(origin.repository));
+        lines.push(("copied from", from));
     }
     let took = text::duration(Duration::from_millis(costs.duration_ms));
     lines.extend([
@@ -72,6 +87,16 @@ fn as_text(manifest: &Manifest, context: &Context<'_>) -> String {
         text.push_str(&remarks.concat());
     }
     text
+}
+
+fn pinned(pin: &Result<Pin, RepoError>) -> String {
+    match pin {
+        Ok(Pin { reason, host, created, .. }) => {
+            let by = format!("{} on {host}", text::time_to_the_minute(*created));
+            if reason.is_empty() { by } else { format!("{reason} ({by})") }
+        }
+        Err(error) => format!("yes; the pin is damaged: {error}"),
+    }
 }
 
 fn disks(manifest: &Manifest) -> Table {

@@ -16,6 +16,7 @@ use crate::repo::ids::{BackupId, ChunkId, PackId};
 use crate::repo::manifest::Manifest;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
 use crate::repo::pack::{self, reader};
+use crate::repo::pins::{self, Pins};
 use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository, listed_packs, session};
 
@@ -112,6 +113,7 @@ fn small_objects(repository: &Repository, report: &mut CheckReport) -> Result<()
         report.faults.push(Fault { what: "generations".to_owned(), message: "there is none".to_owned() });
     }
     prunes(repository, report)?;
+    pinned(repository, report)?;
     for name in repository.segment_names()? {
         if let Err(error) = repository.read_segment(&name) {
             fault_unless_gone(report, &name, &error);
@@ -160,6 +162,25 @@ fn prunes(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsEr
     }
     if !trashed.is_empty() {
         report.notes.push(format!("{} packs in the trash wait for a prune", trashed.len()));
+    }
+    Ok(())
+}
+
+/// Pins, and pins of nothing: only who made one takes it away.
+fn pinned(repository: &Repository, report: &mut CheckReport) -> Result<(), OpsError> {
+    let store = repository.store();
+    let pins = Pins::load(store, repository.keys())?;
+    // Forgotten ones before and after those in use: one that is brought back meanwhile is in one of the listings.
+    let mut there: HashSet<BackupId> = forgotten::list(store)?.into_iter().map(|forgotten| forgotten.backup).collect();
+    there.extend(repository.backup_ids()?);
+    there.extend(forgotten::list(store)?.into_iter().map(|forgotten| forgotten.backup));
+    for (backup, pin) in pins.iter() {
+        if let Err(error) = pin {
+            fault(report, pins::object_name(backup), error);
+        }
+        if !there.contains(&backup) {
+            report.notes.push(format!("backup {backup} is pinned and gone; abbild pin --remove {backup}"));
+        }
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! A definition file of a backup, read back.
 
-use crate::ops::OpsError;
-use crate::repo::Repository;
 use crate::repo::manifest::FileRecord;
 use crate::repo::map::{ListEntry, MapShape, decode_list};
+use crate::repo::{RepoError, Repository};
 
 /// Largest definition file that is restored, as it lies in memory meanwhile; backups keep 64 MiB of them.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -11,10 +10,10 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 /// The content of a definition file.
 ///
 /// # Errors
-/// [`OpsError::Repo`] if it is damaged or absurdly long.
-pub fn read(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, OpsError> {
+/// [`RepoError::Damaged`] also if it is absurdly long; what the repository says.
+pub fn read(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, RepoError> {
     let needed_by = || format!("definition file {}", record.name);
-    let damaged = |found: String| crate::repo::RepoError::Damaged {
+    let damaged = |found: String| RepoError::Damaged {
         object: needed_by(),
         field: "content",
         at: 0,
@@ -40,7 +39,7 @@ pub fn read(repository: &Repository, record: &FileRecord) -> Result<Vec<u8>, Ops
         }
     }
     if bytes.len() as u64 != record.len {
-        return Err(damaged(format!("{} bytes", bytes.len())).into());
+        return Err(damaged(format!("{} bytes", bytes.len())));
     }
     Ok(bytes)
 }

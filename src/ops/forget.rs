@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::OpsError;
-use crate::repo::gc::forgotten::{self, Forgotten};
+use crate::repo::Repository;
+use crate::repo::gc::forgotten::{self, Forgotten, Outcome};
 use crate::repo::gc::retention::{self, Candidate, NoRule, Policy, Reason, Verdict};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
-use crate::repo::{RepoError, Repository};
+use crate::repo::pins::Pins;
+use crate::repo::tag::{self, Tag};
 
 /// What is to become of the backups, oldest first, each with its reasons.
 pub struct ForgetPlan<'m> {
@@ -33,20 +35,38 @@ impl<'m> ForgetPlan<'m> {
     }
 }
 
-/// Decides by rules. `machines` are names; with none, all machines are asked about.
+/// Which backups rules are asked about. What is empty restricts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// Those of machines with one of these names.
+    pub machines: &'a [String],
+    /// Those with one of these tags.
+    pub tags: &'a [Tag],
+}
+
+impl Asked<'_> {
+    fn about(&self, manifest: &Manifest) -> bool {
+        let by_machine = self.machines.is_empty() || self.machines.contains(&manifest.machine);
+        by_machine && (self.tags.is_empty() || tag::has_any(&manifest.tags, self.tags))
+    }
+}
+
+/// Decides by rules.
 ///
 /// # Errors
 /// [`NoRule`].
 pub fn by_rules<'m>(
     policy: &Policy,
     manifests: &'m [Manifest],
-    machines: &[String],
+    pins: &Pins,
+    asked: Asked<'_>,
     now: Timestamp,
 ) -> Result<ForgetPlan<'m>, NoRule> {
     let candidates: Vec<Candidate> = manifests
         .iter()
         .map(|manifest| Candidate {
-            asked: machines.is_empty() || machines.contains(&manifest.machine),
+            asked: asked.about(manifest),
+            pinned: pins.reason(manifest.backup),
             ..Candidate::of(manifest)
         })
         .collect();
@@ -70,7 +90,8 @@ pub fn newest_among<'m>(manifests: &'m [Manifest], named: &HashSet<BackupId>, no
     newest.into_values().filter(|manifest| named.contains(&manifest.backup)).collect()
 }
 
-/// Forgets these backups, each durably; calls `done` after each. One that is gone already is none of the forgotten.
+/// Forgets these backups, each durably; calls `done` after each. One that is gone already is none of the forgotten, and
+/// one that has been pinned is spared: those are given back.
 ///
 /// # Errors
 /// What the store says; those told to `done` are forgotten.
@@ -78,15 +99,16 @@ pub fn carry_out(
     repository: &Repository,
     backups: impl IntoIterator<Item = BackupId>,
     done: &mut dyn FnMut(&Forgotten),
-) -> Result<(), OpsError> {
+) -> Result<Vec<BackupId>, OpsError> {
+    let mut spared = Vec::new();
     for backup in backups {
-        match forgotten::forget(repository.store(), backup) {
-            Ok(forgotten) => done(&forgotten),
-            Err(RepoError::Store(crate::repo::store::StoreError::NotFound { .. })) => {}
-            Err(error) => return Err(error.into()),
+        match forgotten::forget_unless_pinned(repository, backup)? {
+            Outcome::Forgotten(forgotten) => done(&forgotten),
+            Outcome::Pinned => spared.push(backup),
+            Outcome::Gone => {}
         }
     }
-    Ok(())
+    Ok(spared)
 }
 
 /// Brings a forgotten backup back. Before it is among the backups again, everything it needs is proven to be there, and

@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod copy;
 pub mod definition_file;
 mod digest;
 pub mod error;

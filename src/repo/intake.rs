@@ -24,7 +24,7 @@ use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
 use super::session::renewal;
 use super::session::{self, OpenSession};
-use super::{Repository, gc, listed_packs, object, parity};
+use super::{Repository, gc, listed_packs, object, parity, settle_packs};
 use crate::chunker::{Chunker, Piece};
 
 /// Blobs waiting for a pack writer: some 128 KiB each before compression, 1.25 MiB at most.
@@ -172,6 +172,7 @@ fn commit(
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<(), RepoError> {
     publish(repository, state, 1)?;
+    settle_packs(repository.store(), lock(&state.relied_on).iter().copied())?;
     manifest.session = session.id();
     manifest.generation = session::newest_generation(repository.store())?;
     let moved = manifest.generation != session.record().generation;

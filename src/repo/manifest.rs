@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::RepoError;
-use super::ids::{BackupId, ChunkId, ObjectId};
+use super::ids::{BackupId, ChunkId, ObjectId, RepoId};
 use super::store::ObjectName;
 
 /// The version of manifests this version reads and writes.
@@ -48,6 +48,12 @@ pub struct Manifest {
     pub notes: Vec<String>,
     /// What was less than asked for, or odd.
     pub warnings: Vec<String>,
+    /// Words to choose backups by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The backup that this is a copy of; of a copy of a copy, the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<Origin>,
     /// The host it was made on.
     pub host: String,
     /// The version of abbild that made it.
@@ -56,6 +62,15 @@ pub struct Manifest {
     pub session: ObjectId,
     /// The newest generation when it was committed.
     pub generation: u64,
+}
+
+/// A backup in another repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The repository's id.
+    pub repository: RepoId,
+    /// The backup's id there.
+    pub backup: BackupId,
 }
 
 /// How consistent a frozen view is.

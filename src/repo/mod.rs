@@ -25,15 +25,18 @@ pub mod name;
 pub mod object;
 pub mod pack;
 pub mod parity;
+pub mod pins;
 pub mod seal;
 pub mod segment_list;
 pub mod session;
 pub mod store;
 pub mod sync;
+pub mod tag;
 pub mod text;
 #[cfg(test)]
 mod vectors;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -519,6 +522,16 @@ fn open_index(place: &IndexPlace, repository: RepoId) -> Result<(Index, index::O
         }
         outcome => outcome,
     }
+}
+
+/// Makes durable that these packs are there. What a listing shows is not always: its writer may have died before. Must be
+/// done before anything new relies on packs that others stored, or is deleted because of them.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub(crate) fn settle_packs(store: &dyn ObjectStore, packs: impl Iterator<Item = PackId>) -> Result<(), RepoError> {
+    let folders: BTreeSet<String> = packs.map(|id| pack::object_name(id).folder().to_owned()).collect();
+    Ok(folders.iter().try_for_each(|folder| store.settle(folder))?)
 }
 
 /// This host's name, for sessions and manifests.

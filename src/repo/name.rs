@@ -103,6 +103,8 @@ mod tests {
             statistics: Statistics::default(),
             warnings: Vec::new(),
             notes: Vec::new(),
+            tags: Vec::new(),
+            copied_from: None,
             host: String::new(),
             made_by: String::new(),
             session: ObjectId([0; 16]),

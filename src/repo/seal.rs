@@ -49,6 +49,8 @@ pub enum Kind {
     Tombstones = 7,
     /// A closing: what a prune left, and who was at work then.
     Closing = 8,
+    /// A pin: a backup that is not to be forgotten.
+    Pin = 9,
 }
 
 /// What everything of one epoch is derived from.

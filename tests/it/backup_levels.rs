@@ -37,7 +37,13 @@ fn web1() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn options(level: &str) -> BackupOptions {
-    BackupOptions { level: level.parse().unwrap(), full_read: false, allowed_folders: Vec::new(), as_raw: false }
+    BackupOptions {
+        level: level.parse().unwrap(),
+        full_read: false,
+        allowed_folders: Vec::new(),
+        as_raw: false,
+        tags: Vec::new(),
+    }
 }
 
 fn back_up(repository: &Arc<Repository>, folder: &Path, level: &str) -> Result<Committed, OpsError> {

@@ -116,8 +116,13 @@ fn compare(expected: &Expected, path: &Path, driver: &str) -> Result<(), String>
 
 fn back_up(repository: &Arc<Repository>, path: &Path) -> Result<Manifest, String> {
     let machine = machines::read(path).map_err(|err| format!("machine: {err}"))?;
-    let options =
-        BackupOptions { level: SnapshotChoice::Current, full_read: false, allowed_folders: Vec::new(), as_raw: false };
+    let options = BackupOptions {
+        level: SnapshotChoice::Current,
+        full_read: false,
+        allowed_folders: Vec::new(),
+        as_raw: false,
+        tags: Vec::new(),
+    };
     let committed = backup(repository, &machine, &options, quiet(&AtomicBool::new(false)));
     committed.map(|committed| committed.manifest).map_err(|err| format!("backup: {err}"))
 }

@@ -169,6 +169,8 @@ fn take_in(
         statistics: Statistics::default(),
         warnings: Vec::new(),
         notes: Vec::new(),
+        tags: Vec::new(),
+        copied_from: None,
         host: "host".to_owned(),
         made_by: "the test".to_owned(),
         session: ObjectId([0; 16]),

@@ -22,8 +22,13 @@ fn lose_data(repository: &Repository, fs: &MemFs) -> PackId {
 }
 
 fn back_up(machine: &RawMachine, repository: &Arc<Repository>, full_read: bool) -> Committed {
-    let options =
-        BackupOptions { level: "current".parse().unwrap(), full_read, allowed_folders: Vec::new(), as_raw: false };
+    let options = BackupOptions {
+        level: "current".parse().unwrap(),
+        full_read,
+        allowed_folders: Vec::new(),
+        as_raw: false,
+        tags: Vec::new(),
+    };
     let read = machines::read(&machine.image()).unwrap();
     backup(repository, &read, &options, quiet(&false.into())).unwrap()
 }

@@ -4,8 +4,8 @@
 
 use abbild::ops::scrub::{ScrubOptions, scrub};
 use abbild::repo::parity::{self, Share};
+use abbild::repo::store::ObjectName;
 use abbild::repo::store::faulty::{Fault, MemFs};
-use abbild::repo::store::{ObjectName, ObjectStore};
 use abbild::repo::{listed_packs, pack};
 
 use crate::parity::{REPAIR, create_with_parity, largest_pack, objects, replace, scrub_now};

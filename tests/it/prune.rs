@@ -29,7 +29,9 @@ fn prune_at(repository: &Arc<Repository>, now: Timestamp) -> Result<PruneReport,
 }
 
 pub fn forget_one(repository: &Repository, backup: BackupId) -> Result<(), OpsError> {
-    forget::carry_out(repository, [backup], &mut |_| ())
+    let spared = forget::carry_out(repository, [backup], &mut |_| ())?;
+    assert_eq!(spared, [], "nothing is pinned here");
+    Ok(())
 }
 
 /// Brings the one forgotten backup back.

@@ -142,8 +142,13 @@ impl History {
 
     fn back_up(&mut self, full_read: bool) {
         let machine = machines::read(&self.folder().join("web.vmx")).unwrap();
-        let options =
-            BackupOptions { level: "current".parse().unwrap(), full_read, allowed_folders: Vec::new(), as_raw: false };
+        let options = BackupOptions {
+            level: "current".parse().unwrap(),
+            full_read,
+            allowed_folders: Vec::new(),
+            as_raw: false,
+            tags: Vec::new(),
+        };
         let done = backup(&self.repository, &machine, &options, quiet(&false.into())).unwrap();
         self.kept.push((done.manifest.backup, self.model.clone()));
     }

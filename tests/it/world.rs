@@ -90,6 +90,7 @@ impl RawMachine {
             full_read: false,
             allowed_folders: Vec::new(),
             as_raw: false,
+            tags: Vec::new(),
         };
         backup(repository, &machine, &options, quiet(&AtomicBool::new(false)))
     }

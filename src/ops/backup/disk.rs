@@ -174,6 +174,10 @@ impl<'a, 'r> Pass<'a, 'r> {
         if let Some(error) = failure {
             return Err(error);
         }
+        // A pack writer failed, and nobody of the pass met it: it stopped half-way all the same.
+        if self.context.state.has_failed() {
+            return Err(RepoError::GivenUp.into());
+        }
         let map =
             std::mem::replace(self.map.get_mut().unwrap_or_else(PoisonError::into_inner), MapBuilder::new(self.shape));
         let nodes = map.root().expect("every segment was fed or the pass has failed");

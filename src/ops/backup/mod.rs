@@ -24,6 +24,7 @@ use crate::repo::Repository;
 use crate::repo::intake::{self, Committed, Counters, State, TakenOver};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
 use crate::repo::session::OpenSession;
+use crate::repo::tag::{self, Tag};
 use plan::Earlier;
 use source::Source;
 pub use source::{CurrentDisks, current_disks};
@@ -40,6 +41,8 @@ pub struct BackupOptions {
     /// Read images as raw, whatever their first bytes say: a guest can write any magic there. For machines without a
     /// definition only.
     pub as_raw: bool,
+    /// Words to choose the backup by later.
+    pub tags: Vec<Tag>,
 }
 
 /// Takes a backup of `machine`.
@@ -72,7 +75,7 @@ pub fn backup(
         taken_over,
         &state,
         |intake| {
-            let mut manifest = draft(machine, &source, &options.level, std::mem::take(&mut warnings));
+            let mut manifest = draft(machine, &source, options, std::mem::take(&mut warnings));
             manifest.backup = intake.backup_id();
             for disk in &source.disks {
                 let context = disk::Context { intake, state: &state, control };
@@ -131,7 +134,7 @@ fn earlier_backups(
     Ok((Earlier::new(repository, manifests, options.full_read), taken_over))
 }
 
-fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: Vec<String>) -> Manifest {
+fn draft(machine: &Machine, source: &Source, options: &BackupOptions, warnings: Vec<String>) -> Manifest {
     let now = jiff::Timestamp::now();
     Manifest {
         version: MANIFEST_VERSION,
@@ -144,7 +147,7 @@ fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: V
         consistency: Consistency::Crash,
         capture: Capture {
             way: "offline".to_owned(),
-            level: match (&source.snapshot, level) {
+            level: match (&source.snapshot, &options.level) {
                 (Some(snapshot), _) => snapshot.name.clone(),
                 (None, _) if source.internal_snapshot.is_some() => source.internal_snapshot.clone().unwrap_or_default(),
                 (None, SnapshotChoice::Base) => "base".to_owned(),
@@ -162,6 +165,8 @@ fn draft(machine: &Machine, source: &Source, level: &SnapshotChoice, warnings: V
         statistics: Statistics::default(),
         notes: machine.notes.iter().chain(&source.notes).cloned().collect(),
         warnings,
+        tags: tag::as_texts(&options.tags),
+        copied_from: None,
         host: crate::repo::host_name(),
         made_by: format!("abbild {}", env!("CARGO_PKG_VERSION")),
         session: crate::repo::ids::ObjectId([0; 16]),

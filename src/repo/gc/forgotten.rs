@@ -17,7 +17,7 @@ use crate::repo::manifest::{self, Manifest};
 use crate::repo::seal::Kind;
 use crate::repo::session::{self, OpenSession};
 use crate::repo::store::{ObjectName, ObjectStore, StoreError};
-use crate::repo::{Repository, object};
+use crate::repo::{Repository, object, pins};
 
 /// Folder of forgotten manifests in the store.
 pub const FOLDER: &str = "removed";
@@ -50,6 +50,43 @@ pub fn forget(store: &dyn ObjectStore, backup: BackupId) -> Result<Forgotten, Re
         outcome => outcome?,
     }
     Ok(Forgotten { backup, name })
+}
+
+/// What became of a backup that was to be forgotten.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is forgotten.
+    Forgotten(Forgotten),
+    /// It is pinned, and stays.
+    Pinned,
+    /// It was forgotten before.
+    Gone,
+}
+
+/// Forgets a backup, unless it is pinned.
+///
+/// # Errors
+/// As [`forget`], and as [`undo`] if it was pinned at the very instant and cannot be moved back: it can be brought back
+/// then at any later time, as no prune gives up what is pinned.
+pub fn forget_unless_pinned(repository: &Repository, backup: BackupId) -> Result<Outcome, RepoError> {
+    let store = repository.store();
+    if pins::is_pinned(store, backup)? {
+        return Ok(Outcome::Pinned);
+    }
+    let forgotten = match forget(store, backup) {
+        Ok(forgotten) => forgotten,
+        Err(RepoError::Store(StoreError::NotFound { .. })) => return Ok(Outcome::Gone),
+        Err(error) => return Err(error),
+    };
+    // After the move: who pins looks for the manifest after the pin is there, so one of the two sees the other.
+    if !pins::is_pinned(store, backup)? {
+        return Ok(Outcome::Forgotten(forgotten));
+    }
+    match load(repository, &forgotten).and_then(|manifest| undo(repository, &forgotten, &manifest)) {
+        // Somebody else was faster.
+        Err(RepoError::Store(StoreError::NotFound { .. })) | Ok(()) => Ok(Outcome::Pinned),
+        Err(error) => Err(error),
+    }
 }
 
 /// The forgotten backups that can still be looked at, sorted.

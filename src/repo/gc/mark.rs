@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::trash;
 use super::walk::Needs;
-use crate::repo::Repository;
 use crate::repo::error::RepoError;
 use crate::repo::ids::{ChunkId, PackId};
 use crate::repo::pack::reader::OpenPack;
 use crate::repo::seal::ChunkKind;
 use crate::repo::store::StoreError;
+use crate::repo::{Repository, settle_packs};
 
 /// What is done about a chunk that is needed and lies in the trash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +257,7 @@ pub fn prove(repository: &Repository, needs: &Needs) -> Result<(), RepoError> {
     let mut marks = Marks::new(repository, Trashed::Revive);
     let outcome = marks.live(needs);
     let missing = match (&outcome, marks.missing()) {
-        (Ok(()), (0, _)) => return Ok(()),
+        (Ok(()), (0, _)) => return settle_packs(repository.store(), marks.live_packs()),
         (Ok(()), (count, needed_by)) => {
             RepoError::ChunksVanished { count, needed_by: needed_by.unwrap_or_default().to_owned() }
         }

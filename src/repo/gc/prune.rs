@@ -30,7 +30,7 @@ use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::pack::Directory;
 use crate::repo::session::{self, OpenSession};
 use crate::repo::store::{Cleaned, ObjectName, StoreError};
-use crate::repo::{Repository, listed_packs, parity};
+use crate::repo::{Repository, listed_packs, parity, pins, settle_packs};
 
 /// Rounds of one prune: one to move, one to delete; more if space had to be made first.
 const ROUNDS_MAX: u32 = 4;
@@ -189,13 +189,16 @@ struct Settled {
 }
 
 impl Settled {
-    fn of(closings: &[(ObjectName, Closing)], alive: &HashSet<ObjectId>) -> Settled {
+    /// The pinned backups are given up by nobody, should one have been forgotten.
+    fn of(closings: &[(ObjectName, Closing)], alive: &HashSet<ObjectId>, pinned: &[BackupId]) -> Settled {
         let mut settled = Settled::default();
         for (_, closing) in closings.iter().filter(|(_, closing)| closing.is_settled(alive)) {
             settled.trash.extend(closing.trash.iter().copied());
             settled.removed.extend(closing.removed.iter().cloned());
             settled.orphans.extend(closing.orphans.iter().copied());
         }
+        let pinned: HashSet<String> = pinned.iter().map(ToString::to_string).collect();
+        settled.removed.retain(|name| !name.split_once('.').is_some_and(|(backup, _)| pinned.contains(backup)));
         settled
     }
 }
@@ -215,8 +218,10 @@ impl<'r> Run<'r, '_> {
         let closings = records::closings(store, keys)?;
         self.list_packs()?;
         let alive = self.others_at_work()?;
-        let settled = Settled::of(&closings, &alive);
+        let settled = Settled::of(&closings, &alive, &pins::ids(store)?);
         self.mark(&settled)?;
+        // Other copies of what these hold are about to go.
+        settle_packs(store, self.marks.live_packs())?;
         self.check_held()?;
 
         let deleted = self.delete(&trashed, &settled)?;
@@ -551,7 +556,7 @@ impl<'r> Run<'r, '_> {
                 _ => drop(alive.insert(id)),
             }
         }
-        let settled = Settled::of(&closings, &alive);
+        let settled = Settled::of(&closings, &alive, &pins::ids(store)?);
         self.mark(&settled)?;
         let wanted = self.plan(&alive, &settled)?;
         self.report.unneeded = Amount::of(&wanted.unneeded);

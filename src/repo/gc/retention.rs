@@ -8,9 +8,10 @@
 //!
 //! - the newest backup of each machine, and its newest without warnings;
 //! - a backup dated in the future: its host's clock was wrong. It neither fills a place of a rule nor moves another out;
-//! - pinned backups, those younger than the minimum age, and those that were not asked about.
+//! - pinned backups, those younger than the minimum age, those with a tag that is kept, and those that were not asked about.
 //!
-//! A machine is its identity *and* its name here: clones that share an identity must not push each other's backups out.
+//! A machine is its identity *and* its name here: clones that share an identity must not push each other's backups out. If
+//! tags are told apart, rules look at the backups of one machine with the same tags.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +22,7 @@ use jiff::{Span, Timestamp};
 
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
+use crate::repo::tag::Tag;
 
 /// What is to be kept. Rules that are not set keep nothing.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,20 @@ pub struct Policy {
     pub within: Option<Span>,
     /// Nothing younger than this is forgotten, counted from now. Alone it is no rule.
     pub min_age: Option<Span>,
+    /// All with one of these tags. Alone it is no rule: a tag that is misspelt would forget all.
+    pub tags: Vec<Tag>,
+    /// What the rules look at as one.
+    pub group: GroupBy,
+}
+
+/// Which backups the rules look at as one: within a group they keep the newest of a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Those of one machine.
+    #[default]
+    Machine,
+    /// Those of one machine with the same tags.
+    MachineAndTags,
 }
 
 /// A backup that a plan is asked about.
@@ -54,38 +70,43 @@ pub struct Candidate {
     pub instant: Timestamp,
     /// Whether it was made without warnings.
     pub clean: bool,
-    /// Whether somebody pinned it.
-    pub pinned: bool,
+    /// Its tags, sorted.
+    pub tags: Vec<String>,
+    /// Why somebody pinned it, if somebody did.
+    pub pinned: Option<String>,
     /// Whether the rules are for it; by machine or tag it may be out of the question.
     pub asked: bool,
 }
 
 /// Why a backup is kept, or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case", tag = "rule", content = "number")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "rule")]
+#[allow(missing_docs)] // fields that say what their variant does
 pub enum Reason {
     /// The newest of its machine.
     Newest,
     /// The newest of its machine without warnings.
     NewestClean,
     /// The n-th newest.
-    Last(u32),
+    Last { number: u32 },
     /// The newest of the n-th hour.
-    Hourly(u32),
+    Hourly { number: u32 },
     /// The newest of the n-th day.
-    Daily(u32),
+    Daily { number: u32 },
     /// The newest of the n-th week.
-    Weekly(u32),
+    Weekly { number: u32 },
     /// The newest of the n-th month.
-    Monthly(u32),
+    Monthly { number: u32 },
     /// The newest of the n-th year.
-    Yearly(u32),
+    Yearly { number: u32 },
     /// Within the span before the machine's newest.
     Within,
+    /// It has a tag that is kept.
+    Tag { tag: String },
     /// Younger than the minimum age.
     Young,
-    /// Pinned.
-    Pinned,
+    /// Pinned, and why; empty if nobody said why.
+    Pinned { reason: String },
     /// Dated in the future.
     Future,
     /// Not asked about.
@@ -99,15 +120,17 @@ impl fmt::Display for Reason {
         match self {
             Reason::Newest => f.write_str("newest"),
             Reason::NewestClean => f.write_str("newest without warnings"),
-            Reason::Last(n) => write!(f, "last {n}"),
-            Reason::Hourly(n) => write!(f, "hourly {n}"),
-            Reason::Daily(n) => write!(f, "daily {n}"),
-            Reason::Weekly(n) => write!(f, "weekly {n}"),
-            Reason::Monthly(n) => write!(f, "monthly {n}"),
-            Reason::Yearly(n) => write!(f, "yearly {n}"),
+            Reason::Last { number } => write!(f, "last {number}"),
+            Reason::Hourly { number } => write!(f, "hourly {number}"),
+            Reason::Daily { number } => write!(f, "daily {number}"),
+            Reason::Weekly { number } => write!(f, "weekly {number}"),
+            Reason::Monthly { number } => write!(f, "monthly {number}"),
+            Reason::Yearly { number } => write!(f, "yearly {number}"),
             Reason::Within => f.write_str("within the span"),
+            Reason::Tag { tag } => write!(f, "tag {tag}"),
             Reason::Young => f.write_str("too young"),
-            Reason::Pinned => f.write_str("pinned"),
+            Reason::Pinned { reason } if reason.is_empty() => f.write_str("pinned"),
+            Reason::Pinned { reason } => write!(f, "pinned: {reason}"),
             Reason::Future => f.write_str("dated in the future"),
             Reason::NotAsked => f.write_str("not asked about"),
             Reason::NoRule => f.write_str("no rule keeps it"),
@@ -147,10 +170,16 @@ impl Candidate {
             machine: (manifest.identity.clone(), manifest.machine.clone()),
             instant: manifest.instant,
             clean: manifest.warnings.is_empty(),
-            pinned: false,
+            tags: sorted(&manifest.tags),
+            pinned: None,
             asked: true,
         }
     }
+}
+
+fn sorted(tags: &[String]) -> Vec<String> {
+    let set: BTreeSet<&String> = tags.iter().collect();
+    set.into_iter().cloned().collect()
 }
 
 /// Decides for every backup. Verdicts come in the order of `backups`; days and the like are those of `zone`.
@@ -169,9 +198,11 @@ pub fn plan(policy: &Policy, backups: &[Candidate], now: Timestamp, zone: &TimeZ
             reasons[number].insert(Reason::Future);
             continue;
         }
-        if backup.pinned {
-            reasons[number].insert(Reason::Pinned);
+        if let Some(reason) = &backup.pinned {
+            reasons[number].insert(Reason::Pinned { reason: reason.clone() });
         }
+        let kept = policy.tags.iter().map(Tag::as_str).filter(|tag| backup.tags.iter().any(|own| own == tag));
+        reasons[number].extend(kept.map(|tag| Reason::Tag { tag: tag.to_owned() }));
         if !backup.asked {
             reasons[number].insert(Reason::NotAsked);
         }
@@ -190,8 +221,16 @@ pub fn plan(policy: &Policy, backups: &[Candidate], now: Timestamp, zone: &TimeZ
             reasons[*clean].insert(Reason::NewestClean);
         }
         numbers.retain(|number| backups[*number].asked);
-        let newest_first: Vec<(usize, Timestamp)> = numbers.iter().map(|n| (*n, backups[*n].instant)).collect();
-        apply(policy, &newest_first, zone, &mut reasons);
+        let mut groups: BTreeMap<&[String], Vec<(usize, Timestamp)>> = BTreeMap::new();
+        for number in numbers {
+            let Candidate { tags, instant, .. } = &backups[number];
+            let group = match policy.group {
+                GroupBy::Machine => [].as_slice(),
+                GroupBy::MachineAndTags => tags,
+            };
+            groups.entry(group).or_default().push((number, *instant));
+        }
+        groups.values().for_each(|newest_first| apply(policy, newest_first, zone, &mut reasons));
     }
     let verdicts = backups.iter().zip(reasons).map(|(backup, reasons)| {
         let keep = !reasons.is_empty();
@@ -211,26 +250,34 @@ struct Periodic {
 
 fn apply(policy: &Policy, newest_first: &[(usize, Timestamp)], zone: &TimeZone, reasons: &mut [BTreeSet<Reason>]) {
     for ((number, _), place) in newest_first.iter().zip(1..=policy.last.unwrap_or(0)) {
-        reasons[*number].insert(Reason::Last(place));
+        reasons[*number].insert(Reason::Last { number: place });
     }
     let rules = [
         // An hour that the clocks repeat in autumn is two: the offset tells them apart.
         Periodic {
             wanted: policy.hourly,
-            reason: Reason::Hourly,
+            reason: |number| Reason::Hourly { number },
             period: |at| (at.date(), i64::from(at.hour()) * 100_000 + i64::from(at.offset().seconds())),
         },
-        Periodic { wanted: policy.daily, reason: Reason::Daily, period: |at| (at.date(), 0) },
+        Periodic { wanted: policy.daily, reason: |number| Reason::Daily { number }, period: |at| (at.date(), 0) },
         Periodic {
             wanted: policy.weekly,
-            reason: Reason::Weekly,
+            reason: |number| Reason::Weekly { number },
             period: |at| {
                 let week = at.date().iso_week_date();
                 (Date::MIN, i64::from(week.year()) * 100 + i64::from(week.week()))
             },
         },
-        Periodic { wanted: policy.monthly, reason: Reason::Monthly, period: |at| (at.date().first_of_month(), 0) },
-        Periodic { wanted: policy.yearly, reason: Reason::Yearly, period: |at| (at.date().first_of_year(), 0) },
+        Periodic {
+            wanted: policy.monthly,
+            reason: |number| Reason::Monthly { number },
+            period: |at| (at.date().first_of_month(), 0),
+        },
+        Periodic {
+            wanted: policy.yearly,
+            reason: |number| Reason::Yearly { number },
+            period: |at| (at.date().first_of_year(), 0),
+        },
     ];
     for Periodic { wanted, reason, period } in rules {
         let mut left = 1..=wanted.unwrap_or(0);
@@ -275,7 +322,8 @@ mod tests {
             machine: ("uuid:1".to_owned(), "web".to_owned()),
             instant: instant.parse().unwrap(),
             clean: true,
-            pinned: false,
+            tags: Vec::new(),
+            pinned: None,
             asked: true,
         }
     }
@@ -340,7 +388,7 @@ mod tests {
             at(5, "2036-11-20T00:00:00Z"),
             at(6, "2026-11-19T00:00:00Z"),
         ];
-        backups[0].pinned = true;
+        backups[0].pinned = Some(String::new());
         backups[3].clean = false;
         backups[1].asked = false;
         // Another machine with the same identity: a clone under its own name.
@@ -362,12 +410,35 @@ mod tests {
         assert!(kept(&young, &backups).contains(&(3, "newest without warnings, too young".to_owned())));
     }
 
+    fn tagged(number: u8, instant: &str, tags: &[&str]) -> Candidate {
+        Candidate { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..at(number, instant) }
+    }
+
+    #[test]
+    fn tags_that_are_kept_and_tags_that_are_told_apart() {
+        let mut backups = [
+            tagged(1, "2026-11-01T00:00:00Z", &["gold", "week"]),
+            tagged(2, "2026-11-02T00:00:00Z", &["week"]),
+            tagged(3, "2026-11-03T00:00:00Z", &["week"]),
+            at(4, "2026-11-04T00:00:00Z"),
+            at(5, "2026-11-05T00:00:00Z"),
+        ];
+        backups[1].pinned = Some("the audit".to_owned());
+        let last = Policy { last: Some(1), ..Policy::default() };
+        let gold = Policy { tags: vec!["gold".parse().unwrap(), "none".parse().unwrap()], ..last.clone() };
+        check(gold, &backups, &[(1, "tag gold"), (2, "pinned: the audit"), (5, "newest, last 1")]);
+        let apart = Policy { group: GroupBy::MachineAndTags, ..last };
+        let expected = [(1, "last 1"), (2, "pinned: the audit"), (3, "last 1"), (5, "newest, last 1")];
+        check(apart, &backups, &expected);
+    }
+
     #[test]
     fn no_rule_is_an_error_and_not_an_order_to_forget_all() {
         let none = [
             Policy::default(),
             Policy { last: Some(0), ..Policy::default() },
             Policy { min_age: Some("1d".parse().unwrap()), ..Policy::default() },
+            Policy { tags: vec!["gold".parse().unwrap()], ..Policy::default() },
         ];
         for policy in none {
             assert_eq!(plan(&policy, &[at(1, NOW)], now(), &TimeZone::UTC), Err(NoRule));
@@ -389,7 +460,9 @@ mod tests {
                 let minutes = if minutes % 3 == 0 { minutes / 1000 } else { minutes };
                 backup.instant = now() + jiff::SignedDuration::from_mins(10_000 - minutes);
                 backup.machine.0 = format!("uuid:{machine}");
-                (backup.clean, backup.pinned, backup.asked) = (clean, pinned == 0, asked != 0);
+                (backup.clean, backup.asked) = (clean, asked != 0);
+                backup.pinned = (pinned == 0).then(String::new);
+                backup.tags = ["a", "b"].iter().take(usize::from(pinned % 3)).map(|tag| (*tag).to_owned()).collect();
                 backup
             });
             made.collect()
@@ -398,8 +471,9 @@ mod tests {
 
     fn policies() -> impl Strategy<Value = Policy> {
         let number = || proptest::option::of(0u32..5);
-        (number(), number(), number(), number(), number(), number(), proptest::option::of(0i64..900)).prop_map(
-            |(last, hourly, daily, weekly, monthly, yearly, days)| Policy {
+        let tags = (any::<bool>(), 0usize..4);
+        (number(), number(), number(), number(), number(), number(), proptest::option::of(0i64..900), tags).prop_map(
+            |(last, hourly, daily, weekly, monthly, yearly, days, (by_tags, kept))| Policy {
                 last,
                 hourly,
                 daily,
@@ -408,6 +482,8 @@ mod tests {
                 yearly,
                 within: Some(Span::new().days(days.unwrap_or(0))),
                 min_age: days.map(|days| Span::new().days(days / 9)),
+                tags: ["b", "c"].iter().skip(kept).map(|tag| tag.parse().unwrap()).collect(),
+                group: if by_tags { GroupBy::MachineAndTags } else { GroupBy::Machine },
             },
         )
     }
@@ -448,6 +524,17 @@ mod tests {
                 ..policy.clone()
             };
             prop_assert!(keep_set(&policy, &backups).is_subset(&keep_set(&larger, &backups)));
+        }
+
+        #[test]
+        fn what_is_pinned_or_has_a_kept_tag_is_kept(policy in policies(), backups in candidates()) {
+            let keep = keep_set(&policy, &backups);
+            for backup in &backups {
+                let tag_kept = policy.tags.iter().any(|tag| backup.tags.iter().any(|own| own == tag.as_str()));
+                if backup.pinned.is_some() || tag_kept {
+                    prop_assert!(keep.contains(&backup.backup));
+                }
+            }
         }
 
         #[test]

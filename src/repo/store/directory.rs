@@ -361,6 +361,11 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         Ok(())
     }
 
+    fn settle(&self, folder: &str) -> Result<(), StoreError> {
+        self.ensure_folder(folder)?;
+        self.sync_folder(folder)
+    }
+
     fn remove(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.fs.remove_file(&self.path(name.as_str())).map_err(|e| self.object_error(name, "remove", e))?;
         self.handles.forget(name);

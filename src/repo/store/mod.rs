@@ -94,6 +94,13 @@ pub trait ObjectStore: Send + Sync {
     /// [`StoreError::NotFound`] for `from`, [`StoreError::Exists`] for `to`.
     fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StoreError>;
 
+    /// Makes durable what can be seen in `folder`: who stored it may have died, or have been told of an error, after it had
+    /// its name and before that was durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn settle(&self, folder: &str) -> Result<(), StoreError>;
+
     /// Removes an object, durably.
     ///
     /// # Errors
