@@ -283,7 +283,7 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__backup)
-            opts="-q -v -h --snapshot --full --allow-folder --raw --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --snapshot --full --allow-folder --raw --warn-free --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -298,6 +298,10 @@ _abbild() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --warn-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --repo)
@@ -400,6 +404,7 @@ _abbild() {
             ;;
         abbild__subcmd__check)
             opts="-q -v -h --read-data --scrub --parity --repair --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --read-data --accept-store --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2375,12 +2380,16 @@ _abbild() {
             return 0
             ;;
         abbild__subcmd__stats)
-            opts="-q -v -h --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
+            opts="-q -v -h --warn-free --repo --key-file --cache-dir --json --quiet --verbose --no-progress --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --warn-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --repo)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

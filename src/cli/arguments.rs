@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::exit::Exit;
 use super::{
     backup, cat, check, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, prune, restore,
-    show, terminal,
+    show, stats, terminal,
 };
 
 const EXIT_CODES: &str = "\
@@ -33,6 +33,7 @@ Environment:
   ABBILD_PASSWORD_FILE     a file whose first line is the passphrase
   ABBILD_PASSWORD_COMMAND  a shell command that prints the passphrase
   ABBILD_PASSWORD          the passphrase
+  ABBILD_WARN_FREE         when to warn of a full store, if there is no --warn-free
   NO_COLOR                 no colours, unless --color=always
 
 The first of key file, password file, password command and password that is set is used; if none is, the passphrase is
@@ -133,8 +134,8 @@ pub enum Verb {
     List(list::Arguments),
     /// Show all that is known of a backup
     Show(show::Arguments),
-    /// Show what the repository holds and what deduplication saves
-    Stats,
+    /// Show what the repository holds, what each machine costs there, and how it grows
+    Stats(stats::Arguments),
     /// Restore a machine, or one of its disks
     Restore(restore::Arguments),
     /// Show backups as folders: their disks, and the files of their guests

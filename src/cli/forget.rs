@@ -13,10 +13,12 @@ use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::ops::OpsError;
 use crate::ops::forget::{self, ForgetPlan};
+use crate::repo::brief::Brief;
 use crate::repo::gc::forgotten::{self, Forgotten};
 use crate::repo::gc::retention::{Policy, Reason, Verdict};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
+use crate::repo::name::Named;
 use crate::repo::{Repository, name};
 
 /// Arguments of `forget`.
@@ -142,19 +144,19 @@ fn by_rules(
 ) -> anyhow::Result<Exit> {
     let all = Readable::of(repository, context)?;
     for machine in &arguments.names {
-        name::find(&format!("{machine}@latest"), &all.manifests)?;
+        name::find(&format!("{machine}@latest"), &all.briefs)?;
     }
-    let plan = forget::by_rules(policy, &all.manifests, &arguments.names, Timestamp::now())?;
+    let plan = forget::by_rules(policy, &all.briefs, &arguments.names, Timestamp::now())?;
     context.terminal.done(&as_table(&plan).to_text(context.terminal.columns()))?;
-    let future: Vec<&Manifest> = plan.of_the_future().collect();
-    for manifest in &future {
+    let future: Vec<&Brief> = plan.of_the_future().collect();
+    for brief in &future {
         context.terminal.warn(&format!(
             "{} is dated in the future: it is kept and counts for no rule; to forget it, name it: abbild forget {}",
-            text::backup_name(manifest),
-            text::short_id(manifest.backup)
+            text::backup_name(*brief),
+            text::short_id(brief.backup)
         ));
     }
-    let going: Vec<BackupId> = plan.forgotten().map(|(manifest, _)| manifest.backup).collect();
+    let going: Vec<BackupId> = plan.forgotten().map(|(brief, _)| brief.backup).collect();
     let gone = carry_out(repository, &going, arguments.dry_run)?;
     context.terminal.json(&Answer {
         dry_run: arguments.dry_run,
@@ -176,28 +178,28 @@ fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>
             named.push(*id);
             continue;
         }
-        if all.manifests.iter().any(|manifest| manifest.machine == *wanted) {
+        if all.briefs.iter().any(|brief| brief.machine == *wanted) {
             let hint = format!(
                 "name one of its backups: abbild list {wanted}\n\
                  or say what to keep: abbild forget {wanted} --keep-last 7"
             );
             return Err(Usage::new(format!("{wanted} is a machine, not a backup"), hint).into());
         }
-        let manifest = all.find(wanted)?;
-        named.push(manifest.backup);
-        lines.push(manifest);
+        let brief = all.find(wanted)?;
+        named.push(brief.backup);
+        lines.push(brief);
     }
     let set: HashSet<BackupId> = named.iter().copied().collect();
     if !arguments.newest_too
-        && let Some(newest) = forget::newest_among(&all.manifests, &set, Timestamp::now()).first()
+        && let Some(newest) = forget::newest_among(&all.briefs, &set, Timestamp::now()).first()
     {
-        let message = format!("{} is the newest backup of {}", text::backup_name(newest), newest.machine);
+        let message = format!("{} is the newest backup of {}", text::backup_name(*newest), newest.machine);
         return Err(Usage::new(message, "if you mean it, add --newest-too").into());
     }
     named.sort();
     named.dedup();
     let gone = carry_out(repository, &named, arguments.dry_run)?;
-    let forgotten = lines.iter().map(|manifest| line(manifest, &[])).collect();
+    let forgotten = lines.iter().map(|brief| line(*brief, &[])).collect();
     context.terminal.json(&Answer { dry_run: arguments.dry_run, forgotten, kept: Vec::new() })?;
     tell(context, arguments.dry_run, gone, "")?;
     Ok(Exit::Done)
@@ -227,11 +229,11 @@ fn tell(context: &Context<'_>, dry_run: bool, gone: usize, more: &str) -> anyhow
 fn as_table(plan: &ForgetPlan<'_>) -> Table {
     let mut table =
         Table::new([Column::text("ID"), Column::text("BACKUP"), Column::text("PLAN"), Column::text("REASON")]);
-    for (manifest, verdict) in &plan.lines {
+    for (brief, verdict) in &plan.lines {
         let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
         table.row([
-            text::short_id(manifest.backup),
-            text::backup_name(manifest),
+            text::short_id(brief.backup),
+            text::backup_name(*brief),
             if verdict.keep { "keep" } else { "forget" }.to_owned(),
             reasons.join(", "),
         ]);
@@ -241,15 +243,15 @@ fn as_table(plan: &ForgetPlan<'_>) -> Table {
 
 fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Verdict) -> bool) -> Vec<Line<'a>> {
     let lines = plan.lines.iter().filter(|(_, verdict)| wanted(verdict));
-    lines.map(|(manifest, verdict)| line(manifest, &verdict.reasons)).collect()
+    lines.map(|(brief, verdict)| line(*brief, &verdict.reasons)).collect()
 }
 
-fn line<'a>(manifest: &'a Manifest, reasons: &'a [Reason]) -> Line<'a> {
+fn line<'a>(backup: &'a impl Named, reasons: &'a [Reason]) -> Line<'a> {
     Line {
-        backup: manifest.backup,
-        name: text::backup_name(manifest),
-        machine: &manifest.machine,
-        instant: manifest.instant,
+        backup: backup.backup(),
+        name: text::backup_name(backup),
+        machine: backup.machine(),
+        instant: backup.instant(),
         reasons,
     }
 }
@@ -302,10 +304,10 @@ fn undo(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     progress.finish([]);
     context.terminal.json(&serde_json::json!({
         "dry_run": arguments.dry_run,
-        "brought_back": back.iter().map(|manifest| line(manifest, &[])).collect::<Vec<_>>(),
+        "brought_back": back.iter().map(|manifest| line(*manifest, &[])).collect::<Vec<_>>(),
     }))?;
     for manifest in &back {
-        context.terminal.done(&format!("{}  {}\n", text::short_id(manifest.backup), text::backup_name(manifest)))?;
+        context.terminal.done(&format!("{}  {}\n", text::short_id(manifest.backup), text::backup_name(*manifest)))?;
     }
     let would = if arguments.dry_run { " can be" } else { "" };
     context.terminal.done(&format!("{}{would} brought back\n", text::counted(back.len(), "backup")))?;

@@ -1,11 +1,14 @@
 //! `abbild list`: the backups there are, oldest first.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::backup::BackupAnswer;
 use super::exit::Exit;
 use super::table::{Column, Table};
-use super::{Context, place, text};
+use super::{Context, place, text, watch};
+use crate::repo::brief::Brief;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
 use crate::repo::{RepoError, Repository, name};
@@ -30,44 +33,50 @@ struct Unreadable {
     message: String,
 }
 
-/// Every readable manifest, oldest first, and what is wrong with the others.
+/// Every backup whose manifest can be read, in brief, oldest first; and what is wrong with the others.
 pub struct Readable {
     /// Oldest first.
-    pub manifests: Vec<Manifest>,
+    pub briefs: Vec<Arc<Brief>>,
     /// Backups whose manifest cannot be read, and why.
     pub unreadable: Vec<(BackupId, RepoError)>,
 }
 
 impl Readable {
-    /// Reads all manifests and warns of those that cannot be read.
+    /// Looks what backups there are, and warns of those that cannot be read, or have vanished.
     pub fn of(repository: &Repository, context: &Context<'_>) -> anyhow::Result<Readable> {
         let mut unreadable = Vec::new();
-        let manifests = repository.manifests(&mut |id, error| unreadable.push((id, error)))?;
+        let briefs = repository.briefs(&mut |id, error| unreadable.push((id, error)))?;
         for (id, error) in &unreadable {
             context.terminal.warn(&format!("backup {id} cannot be read: {error}"));
         }
-        Ok(Readable { manifests, unreadable })
+        watch::warn(repository, &briefs, context);
+        Ok(Readable { briefs, unreadable })
     }
 
     /// The backup that `wanted` names.
-    pub fn find(&self, wanted: &str) -> anyhow::Result<&Manifest> {
-        Ok(name::find(wanted, &self.manifests)?)
+    pub fn find(&self, wanted: &str) -> anyhow::Result<&Brief> {
+        Ok(name::find(wanted, &self.briefs)?)
+    }
+
+    /// The manifest of the backup that `wanted` names.
+    pub fn manifest(&self, wanted: &str, repository: &Repository) -> anyhow::Result<Manifest> {
+        Ok(repository.manifest(self.find(wanted)?.backup)?)
     }
 }
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
-    let shown: Vec<&Manifest> = match &arguments.machine {
-        None => all.manifests.iter().collect(),
+    let shown: Vec<&Arc<Brief>> = match &arguments.machine {
+        None => all.briefs.iter().collect(),
         Some(machine) => {
             // Not the bare name: that could also be the beginning of an id.
-            name::find(&format!("{machine}@latest"), &all.manifests)?;
-            all.manifests.iter().filter(|manifest| manifest.machine == *machine).collect()
+            name::find(&format!("{machine}@latest"), &all.briefs)?;
+            all.briefs.iter().filter(|brief| brief.machine == *machine).collect()
         }
     };
     context.terminal.json(&Answer {
-        backups: shown.iter().map(|manifest| BackupAnswer::of(manifest)).collect(),
+        backups: shown.iter().map(|brief| BackupAnswer::of(brief)).collect(),
         unreadable: all
             .unreadable
             .iter()
@@ -83,7 +92,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     Ok(if all.unreadable.is_empty() { Exit::Done } else { Exit::Damaged })
 }
 
-fn table(manifests: &[&Manifest]) -> Table {
+fn table(briefs: &[&Arc<Brief>]) -> Table {
     let mut table = Table::new([
         Column::text("ID"),
         Column::text("BACKUP"),
@@ -91,14 +100,14 @@ fn table(manifests: &[&Manifest]) -> Table {
         Column::number("SIZE").spare(),
         Column::number("STORED").spare(),
     ]);
-    for manifest in manifests {
-        let mark = if manifest.warnings.is_empty() { "" } else { " !" };
+    for brief in briefs {
+        let mark = if brief.warnings.is_empty() { "" } else { " !" };
         table.row([
-            text::short_id(manifest.backup),
-            text::backup_name(manifest) + mark,
-            manifest.capture.level.clone(),
-            text::bytes(manifest.statistics.size),
-            text::bytes(manifest.statistics.stored.unwrap_or(0)),
+            text::short_id(brief.backup),
+            text::backup_name(*brief) + mark,
+            brief.level.clone(),
+            text::bytes(brief.statistics.size),
+            text::bytes(brief.statistics.stored.unwrap_or(0)),
         ]);
     }
     table

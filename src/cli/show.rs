@@ -20,11 +20,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
-    let manifest = all.find(&arguments.backup)?;
-    let mut object = serde_json::to_value(manifest)?;
-    object["name"] = json!(text::backup_name(manifest));
+    let manifest = all.manifest(&arguments.backup, &repository)?;
+    let mut object = serde_json::to_value(&manifest)?;
+    object["name"] = json!(text::backup_name(&manifest));
     context.terminal.json(&object)?;
-    context.terminal.result(&as_text(manifest, context))?;
+    context.terminal.result(&as_text(&manifest, context))?;
     Ok(Exit::Done)
 }
 
