@@ -40,7 +40,7 @@ complete -c abbild -n "__fish_abbild_needs_command" -f -a "init" -d 'Create a re
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "backup" -d 'Back up machines'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "list" -d 'List backups'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "show" -d 'Show all that is known of a backup'
-complete -c abbild -n "__fish_abbild_needs_command" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_needs_command" -f -a "stats" -d 'Show what the repository holds, what each machine costs there, and how it grows'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "restore" -d 'Restore a machine, or one of its disks'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
 complete -c abbild -n "__fish_abbild_needs_command" -f -a "umount" -d 'End a mount'
@@ -77,6 +77,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand init" -s h -l help -d 'Pri
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l snapshot -d 'Which level: the current state, the base below all redo logs, or a snapshot by its name or number' -r
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l allow-folder -d 'Also open parent images in this folder; may be given several times' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l tag -d 'Give the backups a tag to choose them by later; may be given several times' -r
+complete -c abbild -n "__fish_abbild_using_subcommand backup" -l warn-free -d 'Say so when less than this share of the store\'s filesystem is free; below the last it is a warning; 0 is never' -r
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand backup" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -113,6 +114,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand show" -s q -l quiet -d 'Pr
 complete -c abbild -n "__fish_abbild_using_subcommand show" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand show" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abbild -n "__fish_abbild_using_subcommand stats" -l warn-free -d 'Say so when less than this share of the store\'s filesystem is free; below the last it is a warning; 0 is never' -r
 complete -c abbild -n "__fish_abbild_using_subcommand stats" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand stats" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand stats" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -359,6 +361,7 @@ always\t'Always'
 never\t'Never'"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l scrub -d 'Compare every stored byte with its checksums; needs no key'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repair -d 'Repair what can be repaired'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l accept-store -d 'Take the store as it is now for the right one, whatever this host remembers of it: after it was restored from a copy'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l json -d 'Print the result as JSON on stdout'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -s v -l verbose -d 'Tell each step in plain lines'
@@ -542,7 +545,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "backup" -d 'Back up machines'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "list" -d 'List backups'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "show" -d 'Show all that is known of a backup'
-complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds and what deduplication saves'
+complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "stats" -d 'Show what the repository holds, what each machine costs there, and how it grows'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "restore" -d 'Restore a machine, or one of its disks'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "mount" -d 'Show backups as folders: their disks, and the files of their guests'
 complete -c abbild -n "__fish_abbild_using_subcommand help; and not __fish_seen_subcommand_from init backup list show stats restore mount umount ls cat cp find diff forget pin prune copy check inspect index key completions version generate help" -f -a "umount" -d 'End a mount'

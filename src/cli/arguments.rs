@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::exit::Exit;
 use super::{
     backup, cat, check, copy, cp, diff, find, forget, generated, index, init, inspect, key, list, ls, mount, pin,
-    prune, restore, show, terminal,
+    prune, restore, show, stats, terminal,
 };
 
 const EXIT_CODES: &str = "\
@@ -34,6 +34,7 @@ Environment:
   ABBILD_PASSWORD_COMMAND  a shell command that prints the passphrase
   ABBILD_PASSWORD          the passphrase
   ABBILD_TO_KEY_FILE …     the same for the repository that abbild copy copies to
+  ABBILD_WARN_FREE         when to warn of a full store, if there is no --warn-free
   NO_COLOR                 no colours, unless --color=always
 
 The first of key file, password file, password command and password that is set is used; if none is, the passphrase is
@@ -134,8 +135,8 @@ pub enum Verb {
     List(list::Arguments),
     /// Show all that is known of a backup
     Show(show::Arguments),
-    /// Show what the repository holds and what deduplication saves
-    Stats,
+    /// Show what the repository holds, what each machine costs there, and how it grows
+    Stats(stats::Arguments),
     /// Restore a machine, or one of its disks
     Restore(restore::Arguments),
     /// Show backups as folders: their disks, and the files of their guests

@@ -13,13 +13,15 @@ use serde_json::json;
 use super::exit::Exit;
 use super::failure;
 use super::progress::Progress;
+use super::space::{self, SpaceOptions};
 use super::table::{Column, Table};
-use super::{Context, place, text};
+use super::{Context, place, text, watch};
 use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, Skipped};
 use crate::ops::OpsError;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::repo::Repository;
+use crate::repo::brief::Brief;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::{Manifest, Origin, Statistics};
 use crate::repo::tag::Tag;
@@ -50,6 +52,8 @@ pub struct Arguments {
     /// Give the backups a tag to choose them by later; may be given several times
     #[arg(long, value_name = "TAG")]
     tag: Vec<Tag>,
+    #[command(flatten)]
+    space: SpaceOptions,
 }
 
 /// How the machines fared.
@@ -101,6 +105,9 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             Err(error) => tally.fail(context, &target.path, &error)?,
         }
     }
+    // Now that they are there: from now on they are missed if they vanish.
+    tally.warned |= watch::warn_afterwards(&repository, context);
+    tally.warned |= space::look(&repository, &arguments.space, context)?;
     if machines.len() > 1 {
         context.terminal.done(&tally.summary(context.terminal.columns()))?;
     }
@@ -136,7 +143,7 @@ fn one(
     committed.manifest.warnings.append(&mut committed.warnings);
     let manifest = committed.manifest;
     progress.finish(&manifest.warnings);
-    context.terminal.json(&BackupAnswer::of(&manifest))?;
+    context.terminal.json(&BackupAnswer::of(&Brief::of(&manifest)))?;
     context.terminal.done(&as_text(&manifest))?;
     Ok(manifest)
 }
@@ -272,20 +279,20 @@ struct DiskAnswer<'m> {
 
 impl BackupAnswer<'_> {
     /// The answer for a backup.
-    pub fn of(manifest: &Manifest) -> BackupAnswer<'_> {
+    pub fn of(brief: &Brief) -> BackupAnswer<'_> {
         BackupAnswer {
-            backup: manifest.backup,
-            name: text::backup_name(manifest),
-            machine: &manifest.machine,
-            instant: manifest.instant,
-            level: &manifest.capture.level,
-            parent: manifest.parent,
-            costs: manifest.statistics,
-            disks: manifest.disks.iter().map(|disk| DiskAnswer { slot: &disk.slot, costs: disk.statistics }).collect(),
-            warnings: &manifest.warnings,
-            notes: &manifest.notes,
-            tags: &manifest.tags,
-            copied_from: manifest.copied_from,
+            backup: brief.backup,
+            name: text::backup_name(brief),
+            machine: &brief.machine,
+            instant: brief.instant,
+            level: &brief.level,
+            parent: brief.parent,
+            costs: brief.statistics,
+            disks: brief.disks.iter().map(|disk| DiskAnswer { slot: &disk.slot, costs: disk.costs }).collect(),
+            warnings: &brief.warnings,
+            notes: &brief.notes,
+            tags: &brief.tags,
+            copied_from: brief.copied_from,
         }
     }
 }

@@ -4,14 +4,18 @@ use std::str::FromStr;
 
 use super::exit::Exit;
 use super::progress::Progress;
-use super::{Context, place, scrub, text};
-use crate::ops::check::{CheckReport, ReadData, check};
+use super::{Context, place, scrub, text, watch};
+use crate::ops::check::{CheckReport, Fault, ReadData, check};
+use crate::repo::Repository;
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without --read-data, keys, indexes, pack directories, manifests and disk maps are verified: that finds lost and
 exchanged objects. Only reading all data finds every damaged byte.
+
+This host remembers which backups it saw. If the store went back to an earlier state, or backups are gone that nobody
+forgot, that is a fault (exit code 13), until --accept-store says that it is all right.
 
 With --scrub every stored byte is compared with its checksums instead, which needs neither key nor password: the host that
 keeps the store can do it. With --repair it makes damaged packs whole from their recovery records.")]
@@ -24,6 +28,9 @@ pub struct Arguments {
     /// Repair what can be repaired
     #[arg(long, requires = "scrub")]
     repair: bool,
+    /// Take the store as it is now for the right one, whatever this host remembers of it: after it was restored from a copy
+    #[arg(long, conflicts_with = "scrub")]
+    accept_store: bool,
 }
 
 /// A share of the packs, in percent.
@@ -49,9 +56,12 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let repository = place::open(context)?;
     let read_data = arguments.read_data.map_or(ReadData::Nothing, |Share(percent)| ReadData::Percent(percent));
     let progress = Progress::new(context.terminal, "");
-    let report = check(&repository, read_data, progress.control())?;
+    let mut report = check(&repository, read_data, progress.control())?;
     progress.finish(&report.warnings);
     report.notes.iter().for_each(|note| context.terminal.detail(&format!("note: {note}")));
+    let alarm = look_back(&repository, arguments, context)?;
+    let faults = alarm.iter().map(|line| Fault { what: "store".to_owned(), message: line.clone() });
+    report.faults.extend(faults);
     context.terminal.json(&report)?;
     let is_sound = report.faults.is_empty() && report.damaged_backups.is_empty();
     let text = as_text(&report, is_sound);
@@ -61,14 +71,25 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
         context.terminal.result(&text)?
     }
     if !is_sound {
-        let hint = (!report.damaged_backups.is_empty())
-            .then_some("every other backup can be restored; back up the machines that are hit again, with --full");
+        let damaged = "every other backup can be restored; back up the machines that are hit again, with --full";
+        let hints = [(!report.damaged_backups.is_empty(), damaged), (!alarm.is_empty(), watch::HINT)];
+        let hints: Vec<&str> = hints.iter().filter(|(applies, _)| *applies).map(|(_, hint)| *hint).collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("\n"));
         let faults = text::counted(report.faults.len(), "fault");
         let backups = text::counted(report.damaged_backups.len(), "damaged backup");
-        context.terminal.error(&format!("the repository is damaged: {faults}, {backups}"), &[], hint);
+        context.terminal.error(&format!("the repository is damaged: {faults}, {backups}"), &[], hint.as_deref());
         return Ok(Exit::Damaged);
     }
     Ok(Exit::done_with(!report.warnings.is_empty()))
+}
+
+/// Compares the store with what this host remembers; what is wrong, as lines.
+fn look_back(repository: &Repository, arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Vec<String>> {
+    let briefs = repository.briefs(&mut |_, _| {})?;
+    if arguments.accept_store {
+        watch::accept(repository, &briefs)?;
+    }
+    Ok(watch::look(repository, &briefs, context))
 }
 
 fn as_text(report: &CheckReport, is_sound: bool) -> String {

@@ -45,6 +45,11 @@ pub struct Interrupted {
     pub hint: &'static str,
 }
 
+/// What this host remembers of the store, and what the store shows, do not fit.
+#[derive(Debug, thiserror::Error)]
+#[error("the store is not what it was: pruning it would make that final")]
+pub struct StoreWentBack;
+
 /// An error of `ops`; if it is an interruption, with what that leaves.
 pub fn of_work(error: OpsError, left_by_interruption: &'static str) -> anyhow::Error {
     match error {
@@ -113,6 +118,9 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Verdict> {
     }
     if let Some(Interrupted { hint }) = link.downcast_ref() {
         return Some(Verdict { exit: Exit::Interrupted, hint: Some((*hint).to_owned()) });
+    }
+    if link.is::<StoreWentBack>() {
+        return Some(Verdict { exit: Exit::Damaged, hint: Some(super::watch::HINT.to_owned()) });
     }
     if let Some(error) = link.downcast_ref::<UmountError>() {
         return failed(super::mount::hint(error));

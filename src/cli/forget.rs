@@ -13,10 +13,12 @@ use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::ops::OpsError;
 use crate::ops::forget::{self, Asked, ForgetPlan};
+use crate::repo::brief::Brief;
 use crate::repo::gc::forgotten::{self, Forgotten};
 use crate::repo::gc::retention::{GroupBy, Policy, Reason, Verdict};
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
+use crate::repo::name::Named;
 use crate::repo::pins::{self, Pins};
 use crate::repo::tag::Tag;
 use crate::repo::{Repository, name};
@@ -172,26 +174,26 @@ fn by_rules(
 ) -> anyhow::Result<Exit> {
     let all = Readable::of(repository, context)?;
     for machine in &arguments.names {
-        name::find(&format!("{machine}@latest"), &all.manifests)?;
+        name::find(&format!("{machine}@latest"), &all.briefs)?;
     }
     let pins = Pins::load(repository.store(), repository.keys())?;
     let asked = Asked { machines: &arguments.names, tags: &arguments.tag };
-    let plan = forget::by_rules(policy, &all.manifests, &pins, asked, Timestamp::now())?;
+    let plan = forget::by_rules(policy, &all.briefs, &pins, asked, Timestamp::now())?;
     context.terminal.done(&as_table(&plan).to_text(context.terminal.columns()))?;
-    let future: Vec<&Manifest> = plan.of_the_future().collect();
-    for manifest in &future {
+    let future: Vec<&Brief> = plan.of_the_future().collect();
+    for brief in &future {
         context.terminal.warn(&format!(
             "{} is dated in the future: it is kept and counts for no rule; to forget it, name it: abbild forget {}",
-            text::backup_name(manifest),
-            text::short_id(manifest.backup)
+            text::backup_name(*brief),
+            text::short_id(brief.backup)
         ));
     }
-    let going: Vec<BackupId> = plan.forgotten().map(|(manifest, _)| manifest.backup).collect();
+    let going: Vec<BackupId> = plan.forgotten().map(|(brief, _)| brief.backup).collect();
     let Carried { gone, spared } = carry_out(repository, &going, arguments.dry_run, context)?;
-    let stays = |manifest: &Manifest, verdict: &Verdict| verdict.keep || spared.contains(&manifest.backup);
+    let stays = |brief: &Brief, verdict: &Verdict| verdict.keep || spared.contains(&brief.backup);
     context.terminal.json(&Answer {
         dry_run: arguments.dry_run,
-        forgotten: lines(&plan, |manifest, verdict| !stays(manifest, verdict)),
+        forgotten: lines(&plan, |brief, verdict| !stays(brief, verdict)),
         kept: lines(&plan, stays),
     })?;
     let kept = plan.lines.len() - going.len() + spared.len();
@@ -210,22 +212,22 @@ fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>
             named.push(*id);
             continue;
         }
-        if all.manifests.iter().any(|manifest| manifest.machine == *wanted) {
+        if all.briefs.iter().any(|brief| brief.machine == *wanted) {
             let hint = format!(
                 "name one of its backups: abbild list {wanted}\n\
                  or say what to keep: abbild forget {wanted} --keep-last 7"
             );
             return Err(Usage::new(format!("{wanted} is a machine, not a backup"), hint).into());
         }
-        let manifest = all.find(wanted)?;
-        named.push(manifest.backup);
-        lines.push(manifest);
+        let brief = all.find(wanted)?;
+        named.push(brief.backup);
+        lines.push(brief);
     }
     let set: HashSet<BackupId> = named.iter().copied().collect();
     if !arguments.newest_too
-        && let Some(newest) = forget::newest_among(&all.manifests, &set, Timestamp::now()).first()
+        && let Some(newest) = forget::newest_among(&all.briefs, &set, Timestamp::now()).first()
     {
-        let message = format!("{} is the newest backup of {}", text::backup_name(newest), newest.machine);
+        let message = format!("{} is the newest backup of {}", text::backup_name(*newest), newest.machine);
         return Err(Usage::new(message, "if you mean it, add --newest-too").into());
     }
     named.sort();
@@ -236,15 +238,15 @@ fn by_name(repository: &Repository, arguments: &Arguments, context: &Context<'_>
         }
     }
     let Carried { gone, spared } = carry_out(repository, &named, arguments.dry_run, context)?;
-    lines.retain(|manifest| !spared.contains(&manifest.backup));
-    let forgotten = lines.iter().map(|manifest| line(manifest, &[])).collect();
+    lines.retain(|brief| !spared.contains(&brief.backup));
+    let forgotten = lines.iter().map(|brief| line(*brief, &[])).collect();
     context.terminal.json(&Answer { dry_run: arguments.dry_run, forgotten, kept: Vec::new() })?;
     tell(context, arguments.dry_run, gone, "")?;
     Ok(Exit::done_with(!spared.is_empty()))
 }
 
-fn refuse_pinned(repository: &Repository, id: BackupId, named: &[&Manifest]) -> anyhow::Result<Usage> {
-    let name = named.iter().find(|manifest| manifest.backup == id).map(|manifest| text::backup_name(manifest));
+fn refuse_pinned(repository: &Repository, id: BackupId, named: &[&Brief]) -> anyhow::Result<Usage> {
+    let name = named.iter().find(|brief| brief.backup == id).map(|brief| text::backup_name(*brief));
     let name = name.unwrap_or_else(|| id.to_string());
     let reason = Pins::load(repository.store(), repository.keys())?.reason(id).unwrap_or_default();
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
@@ -291,11 +293,11 @@ fn tell(context: &Context<'_>, dry_run: bool, gone: usize, more: &str) -> anyhow
 fn as_table(plan: &ForgetPlan<'_>) -> Table {
     let mut table =
         Table::new([Column::text("ID"), Column::text("BACKUP"), Column::text("PLAN"), Column::text("REASON")]);
-    for (manifest, verdict) in &plan.lines {
+    for (brief, verdict) in &plan.lines {
         let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
         table.row([
-            text::short_id(manifest.backup),
-            text::backup_name(manifest),
+            text::short_id(brief.backup),
+            text::backup_name(*brief),
             if verdict.keep { "keep" } else { "forget" }.to_owned(),
             reasons.join(", "),
         ]);
@@ -303,17 +305,17 @@ fn as_table(plan: &ForgetPlan<'_>) -> Table {
     table
 }
 
-fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Manifest, &Verdict) -> bool) -> Vec<Line<'a>> {
-    let lines = plan.lines.iter().filter(|(manifest, verdict)| wanted(manifest, verdict));
-    lines.map(|(manifest, verdict)| line(manifest, &verdict.reasons)).collect()
+fn lines<'a>(plan: &'a ForgetPlan<'_>, wanted: impl Fn(&Brief, &Verdict) -> bool) -> Vec<Line<'a>> {
+    let lines = plan.lines.iter().filter(|(brief, verdict)| wanted(brief, verdict));
+    lines.map(|(brief, verdict)| line(*brief, &verdict.reasons)).collect()
 }
 
-fn line<'a>(manifest: &'a Manifest, reasons: &'a [Reason]) -> Line<'a> {
+fn line<'a>(backup: &'a impl Named, reasons: &'a [Reason]) -> Line<'a> {
     Line {
-        backup: manifest.backup,
-        name: text::backup_name(manifest),
-        machine: &manifest.machine,
-        instant: manifest.instant,
+        backup: backup.backup(),
+        name: text::backup_name(backup),
+        machine: backup.machine(),
+        instant: backup.instant(),
         reasons,
     }
 }
@@ -366,10 +368,10 @@ fn undo(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     progress.finish([]);
     context.terminal.json(&serde_json::json!({
         "dry_run": arguments.dry_run,
-        "brought_back": back.iter().map(|manifest| line(manifest, &[])).collect::<Vec<_>>(),
+        "brought_back": back.iter().map(|manifest| line(*manifest, &[])).collect::<Vec<_>>(),
     }))?;
     for manifest in &back {
-        context.terminal.done(&format!("{}  {}\n", text::short_id(manifest.backup), text::backup_name(manifest)))?;
+        context.terminal.done(&format!("{}  {}\n", text::short_id(manifest.backup), text::backup_name(*manifest)))?;
     }
     let would = if arguments.dry_run { " can be" } else { "" };
     context.terminal.done(&format!("{}{would} brought back\n", text::counted(back.len(), "backup")))?;

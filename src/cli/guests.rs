@@ -82,7 +82,8 @@ impl<'g> Guests<'g> {
             }
         };
         let (repository, all) = self.repository.insert((repository, all));
-        Ok(Source::of_backup(name, repository, all.find(name)?).map_err(FilesError::from)?)
+        let manifest = all.manifest(name, repository)?;
+        Ok(Source::of_backup(name, repository, &manifest).map_err(FilesError::from)?)
     }
 
     fn open_file(&self, path: &Path) -> anyhow::Result<Source> {

@@ -25,6 +25,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let repository = place::open(context)?;
     let progress = Progress::new(context.terminal, "");
     progress.event(Event::Step("building the index"));
+    repository.forget_briefs()?;
     let report = repository.rebuild_index(&mut |at| {
         progress.event(Event::Step(&format!("building the index: {} of {} packs", at.done, at.total)));
     })?;

@@ -1,11 +1,14 @@
 //! `abbild list`: the backups there are, oldest first.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::backup::BackupAnswer;
 use super::exit::Exit;
 use super::table::{Column, Table};
-use super::{Context, place, text};
+use super::{Context, place, text, watch};
+use crate::repo::brief::Brief;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
 use crate::repo::pins::Pins;
@@ -43,48 +46,54 @@ struct Unreadable {
     message: String,
 }
 
-/// Every readable manifest, oldest first, and what is wrong with the others.
+/// Every backup whose manifest can be read, in brief, oldest first; and what is wrong with the others.
 pub struct Readable {
     /// Oldest first.
-    pub manifests: Vec<Manifest>,
+    pub briefs: Vec<Arc<Brief>>,
     /// Backups whose manifest cannot be read, and why.
     pub unreadable: Vec<(BackupId, RepoError)>,
 }
 
 impl Readable {
-    /// Reads all manifests and warns of those that cannot be read.
+    /// Looks what backups there are, and warns of those that cannot be read, or have vanished.
     pub fn of(repository: &Repository, context: &Context<'_>) -> anyhow::Result<Readable> {
         let mut unreadable = Vec::new();
-        let manifests = repository.manifests(&mut |id, error| unreadable.push((id, error)))?;
+        let briefs = repository.briefs(&mut |id, error| unreadable.push((id, error)))?;
         for (id, error) in &unreadable {
             context.terminal.warn(&format!("backup {id} cannot be read: {error}"));
         }
-        Ok(Readable { manifests, unreadable })
+        watch::warn(repository, &briefs, context);
+        Ok(Readable { briefs, unreadable })
     }
 
     /// The backup that `wanted` names.
-    pub fn find(&self, wanted: &str) -> anyhow::Result<&Manifest> {
-        Ok(name::find(wanted, &self.manifests)?)
+    pub fn find(&self, wanted: &str) -> anyhow::Result<&Brief> {
+        Ok(name::find(wanted, &self.briefs)?)
+    }
+
+    /// The manifest of the backup that `wanted` names.
+    pub fn manifest(&self, wanted: &str, repository: &Repository) -> anyhow::Result<Manifest> {
+        Ok(repository.manifest(self.find(wanted)?.backup)?)
     }
 }
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
-    let mut shown: Vec<&Manifest> = match &arguments.machine {
-        None => all.manifests.iter().collect(),
+    let mut shown: Vec<&Arc<Brief>> = match &arguments.machine {
+        None => all.briefs.iter().collect(),
         Some(machine) => {
             // Not the bare name: that could also be the beginning of an id.
-            name::find(&format!("{machine}@latest"), &all.manifests)?;
-            all.manifests.iter().filter(|manifest| manifest.machine == *machine).collect()
+            name::find(&format!("{machine}@latest"), &all.briefs)?;
+            all.briefs.iter().filter(|brief| brief.machine == *machine).collect()
         }
     };
-    shown.retain(|manifest| arguments.tag.is_empty() || tag::has_any(&manifest.tags, &arguments.tag));
+    shown.retain(|brief| arguments.tag.is_empty() || tag::has_any(&brief.tags, &arguments.tag));
     let pins = Pins::load(repository.store(), repository.keys())?;
     context.terminal.json(&Answer {
         backups: shown
             .iter()
-            .map(|manifest| Line { backup: BackupAnswer::of(manifest), pinned: pins.reason(manifest.backup) })
+            .map(|brief| Line { backup: BackupAnswer::of(brief), pinned: pins.reason(brief.backup) })
             .collect(),
         unreadable: all
             .unreadable
@@ -93,7 +102,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             .collect(),
     })?;
     if shown.is_empty() {
-        let why = if all.manifests.is_empty() { "there are no backups yet" } else { "no backup has such a tag" };
+        let why = if all.briefs.is_empty() { "there are no backups yet" } else { "no backup has such a tag" };
         context.terminal.say(why);
     } else {
         let table = table(&shown, &pins);
@@ -107,7 +116,7 @@ fn pinned(reason: &str) -> String {
     if reason.is_empty() { "yes".to_owned() } else { reason.to_owned() }
 }
 
-fn table(manifests: &[&Manifest], pins: &Pins) -> Table {
+fn table(briefs: &[&Arc<Brief>], pins: &Pins) -> Table {
     let mut columns = vec![
         Column::text("ID"),
         Column::text("BACKUP"),
@@ -115,22 +124,22 @@ fn table(manifests: &[&Manifest], pins: &Pins) -> Table {
         Column::number("SIZE").spare(),
         Column::number("STORED").spare(),
     ];
-    let has_tags = manifests.iter().any(|manifest| !manifest.tags.is_empty());
-    let has_pins = manifests.iter().any(|manifest| pins.has(manifest.backup));
+    let has_tags = briefs.iter().any(|brief| !brief.tags.is_empty());
+    let has_pins = briefs.iter().any(|brief| pins.has(brief.backup));
     columns.extend(has_tags.then_some(Column::text("TAGS").spare()));
     columns.extend(has_pins.then_some(Column::text("PINNED").spare()));
     let mut table = Table::new(columns);
-    for manifest in manifests {
-        let mark = if manifest.warnings.is_empty() { "" } else { " !" };
+    for brief in briefs {
+        let mark = if brief.warnings.is_empty() { "" } else { " !" };
         let mut row = vec![
-            text::short_id(manifest.backup),
-            text::backup_name(manifest) + mark,
-            manifest.capture.level.clone(),
-            text::bytes(manifest.statistics.size),
-            text::bytes(manifest.statistics.stored.unwrap_or(0)),
+            text::short_id(brief.backup),
+            text::backup_name(*brief) + mark,
+            brief.level.clone(),
+            text::bytes(brief.statistics.size),
+            text::bytes(brief.statistics.stored.unwrap_or(0)),
         ];
-        row.extend(has_tags.then(|| manifest.tags.join(" ")));
-        row.extend(has_pins.then(|| pins.reason(manifest.backup).map(|why| pinned(&why)).unwrap_or_default()));
+        row.extend(has_tags.then(|| brief.tags.join(" ")));
+        row.extend(has_pins.then(|| pins.reason(brief.backup).map(|why| pinned(&why)).unwrap_or_default()));
         table.row(row);
     }
     table

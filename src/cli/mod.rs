@@ -2,7 +2,8 @@
 //!
 //! In here: `arguments` what can be typed · `terminal` what is printed and how · `progress` long work as it goes ·
 //! `interrupt` Ctrl-C · `secret`, `place` how a repository is found and opened · `failure` errors → exit code and
-//! hint · `guests` places in guests, opened · `output` results that come one by one · `text`, `table` numbers, times and columns for people · `generated` manual pages and completions.
+//! hint · `guests` places in guests, opened · `watch` a store that went back in time · `space` one that is nearly full ·
+//! `output` results that come one by one · `text`, `table` numbers, times and columns for people · `generated` manual pages and completions.
 //! This room alone knows clap, indicatif and anyhow, and it alone prints: results on stdout, all else on stderr.
 //!
 //! A verb takes its arguments and a [`Context`], does its work through `ops`, and gives an [`Exit`] back.
@@ -20,6 +21,7 @@ mod secret;
 mod table;
 mod terminal;
 mod text;
+mod watch;
 
 mod backup;
 mod cat;
@@ -41,6 +43,7 @@ mod prune;
 mod restore;
 mod scrub;
 mod show;
+mod space;
 mod stats;
 mod version;
 
@@ -76,7 +79,7 @@ fn run(verb: &Verb, context: &Context<'_>) -> anyhow::Result<Exit> {
         Verb::Backup(arguments) => backup::run(arguments, context),
         Verb::List(arguments) => list::run(arguments, context),
         Verb::Show(arguments) => show::run(arguments, context),
-        Verb::Stats => stats::run(context),
+        Verb::Stats(arguments) => stats::run(arguments, context),
         Verb::Restore(arguments) => restore::run(arguments, context),
         Verb::Mount(arguments) => mount::mount(arguments, context),
         Verb::Umount(arguments) => mount::umount(arguments, context),

@@ -11,7 +11,6 @@ use super::table::{Column, Table};
 use super::{Context, place, text};
 use crate::repo::gc::forgotten;
 use crate::repo::ids::BackupId;
-use crate::repo::manifest::Manifest;
 use crate::repo::pins::{self, Pins};
 use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository};
@@ -77,8 +76,8 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     let named = arguments.backups.iter().map(|wanted| named(wanted, &all, arguments.remove));
     // All are found before any is touched.
     let named: BTreeSet<BackupId> = named.collect::<anyhow::Result<_>>()?;
-    let by_id = |id: BackupId| all.manifests.iter().find(|manifest| manifest.backup == id);
-    let shown = |id: BackupId| by_id(id).map_or_else(|| id.to_string(), text::backup_name);
+    let by_id = |id: BackupId| all.briefs.iter().find(|brief| brief.backup == id);
+    let shown = |id: BackupId| by_id(id).map_or_else(|| id.to_string(), |brief| text::backup_name(&**brief));
     for id in &named {
         if arguments.remove {
             unpin(&repository, *id, &shown(*id))?;
@@ -136,8 +135,8 @@ fn list(repository: &Repository, all: &Readable, context: &Context<'_>) -> anyho
     let lines: Vec<Line> = pins
         .iter()
         .map(|(backup, pin)| {
-            let manifest: Option<&Manifest> = all.manifests.iter().find(|manifest| manifest.backup == backup);
-            let state = if manifest.is_some() {
+            let brief = all.briefs.iter().find(|brief| brief.backup == backup);
+            let state = if brief.is_some() {
                 State::Kept
             } else if forgotten.iter().any(|forgotten| forgotten.backup == backup) {
                 State::Forgotten
@@ -147,7 +146,7 @@ fn list(repository: &Repository, all: &Readable, context: &Context<'_>) -> anyho
             let known = pin.as_ref().ok();
             Line {
                 backup,
-                name: manifest.map(text::backup_name),
+                name: brief.map(|brief| text::backup_name(&**brief)),
                 reason: known.map(|pin| pin.reason.clone()),
                 host: known.map(|pin| pin.host.clone()),
                 created: known.map(|pin| pin.created),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::exit::Exit;
 use super::progress::Progress;
-use super::{Context, failure, place, text};
+use super::{Context, failure, place, text, watch};
 use crate::ops::prune::{Amount, PruneOptions, PruneReport, prune};
 use crate::repo::Repository;
 
@@ -15,7 +15,9 @@ use crate::repo::Repository;
 #[command(after_help = "\
 Other runs may go on meanwhile, on this host and on others. What nothing needs is first moved to the trash; it is deleted
 once every run has ended that was at work then: at once if there is none, else by a later prune. Forgotten backups cannot
-be brought back after that.")]
+be brought back after that.
+
+If the store went back to an earlier state, or backups are gone that nobody forgot, nothing is pruned: see abbild check.")]
 pub struct Arguments {
     /// Leave at most this share of waste in the packs that stay
     #[arg(long, value_name = "N%", default_value = "5%")]
@@ -42,16 +44,30 @@ impl FromStr for Percent {
 
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
+    refuse_if_gone_back(&repository, arguments, context)?;
     if !arguments.dry_run && context.terminal.verbose {
         context.terminal.detail(&as_text(&work(&repository, arguments, context, true)?));
     }
     let report = work(&repository, arguments, context, arguments.dry_run)?;
     context.terminal.json(&report)?;
     context.terminal.done(&as_text(&report))?;
+    if !arguments.dry_run {
+        watch::warn_afterwards(&repository, context);
+    }
     Ok(match report.missing_chunks {
         0 => Exit::done_with(!report.warnings.is_empty()),
         _ => Exit::Damaged,
     })
+}
+
+/// What backups need that vanished looks like waste. If the store is put right again, it must still be there.
+fn refuse_if_gone_back(repository: &Repository, arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<()> {
+    let alarm = watch::look(repository, &repository.briefs(&mut |_, _| {})?, context);
+    alarm.iter().for_each(|line| context.terminal.warn(line));
+    match alarm.is_empty() || arguments.dry_run {
+        true => Ok(()),
+        false => Err(failure::StoreWentBack.into()),
+    }
 }
 
 fn work(

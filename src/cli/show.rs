@@ -22,14 +22,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit> {
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
-    let manifest = all.find(&arguments.backup)?;
-    let mut object = serde_json::to_value(manifest)?;
-    object["name"] = json!(text::backup_name(manifest));
+    let manifest = all.manifest(&arguments.backup, &repository)?;
+    let mut object = serde_json::to_value(&manifest)?;
+    object["name"] = json!(text::backup_name(&manifest));
     let pins = Pins::load(repository.store(), repository.keys())?;
     let pin = pins.iter().find(|(backup, _)| *backup == manifest.backup).map(|(_, pin)| pin);
     object["pinned"] = json!(pins.reason(manifest.backup));
     context.terminal.json(&object)?;
-    context.terminal.result(&as_text(manifest, pin, context))?;
+    context.terminal.result(&as_text(&manifest, pin, context))?;
     Ok(Exit::Done)
 }
 

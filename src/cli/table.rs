@@ -52,6 +52,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The table as lines, each ended, at most `columns` wide if that can be done.
     pub fn to_text(&self, columns: Option<usize>) -> String {
         let widths: Vec<usize> = (0..self.columns.len()).map(|number| self.width_of(number)).collect();

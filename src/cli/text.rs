@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::repo::manifest::Manifest;
+use crate::repo::name::Named;
 
 /// Digits of an id that are shown; enough to name a backup among many.
 pub const ID_DIGITS: usize = 8;
@@ -83,8 +83,8 @@ fn is_unseen(c: char) -> bool {
 }
 
 /// `web1@2026-11-20T02:15:33`.
-pub fn backup_name(manifest: &Manifest) -> String {
-    format!("{}@{}", manifest.machine, time(manifest.instant))
+pub fn backup_name(backup: &impl Named) -> String {
+    format!("{}@{}", backup.machine(), time(backup.instant()))
 }
 
 /// The beginning of an id.

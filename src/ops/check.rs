@@ -322,19 +322,26 @@ fn backups(
     report: &mut CheckReport,
 ) -> Result<(), OpsError> {
     control.tell(Event::Step("checking the backups' maps"));
-    let mut unreadable: Vec<(BackupId, RepoError)> = Vec::new();
-    let manifests = repository.manifests(&mut |id, error| unreadable.push((id, error)))?;
-    report.backups = manifests.len() + unreadable.len();
-    for (id, error) in &unreadable {
-        fault(report, crate::repo::manifest::object_name(*id), error);
-        report.damaged_backups.push(format!("{id}: its manifest cannot be read"));
-    }
     let mut walk = Walk { repository, bad_packs, good_lists: HashSet::new(), chunks: 0 };
-    for manifest in &manifests {
+    let mut ids: Vec<BackupId> = repository.backup_ids()?;
+    ids.sort();
+    report.backups = ids.len();
+    for id in ids {
         if control.interrupted() {
             return Err(OpsError::Interrupted);
         }
-        if let Err(error) = walk.backup(manifest) {
+        // One at a time: there may be very many.
+        let manifest = match repository.manifest(id) {
+            Ok(manifest) => manifest,
+            // Forgotten since it was listed.
+            Err(RepoError::Store(StoreError::NotFound { .. })) => continue,
+            Err(error) => {
+                fault(report, crate::repo::manifest::object_name(id), &error);
+                report.damaged_backups.push(format!("{id}: its manifest cannot be read"));
+                continue;
+            }
+        };
+        if let Err(error) = walk.backup(&manifest) {
             let reason = format!("{} ({}): {error}", manifest.machine, manifest.backup);
             report.damaged_backups.push(reason);
         }

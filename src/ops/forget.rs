@@ -1,14 +1,16 @@
 //! Forgetting backups by rules or by name, and bringing them back. A plan first, that can be shown; then it is carried out.
 //!
-//! Nothing is deleted here: a forgotten backup's manifest is moved, and what it holds stays until a prune.
+//! Nothing is deleted here: a forgotten backup's brief is moved, and what it holds stays until a prune.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::OpsError;
 use crate::repo::Repository;
+use crate::repo::brief::Brief;
 use crate::repo::gc::forgotten::{self, Forgotten, Outcome};
 use crate::repo::gc::retention::{self, Candidate, NoRule, Policy, Reason, Verdict};
 use crate::repo::ids::BackupId;
@@ -17,21 +19,21 @@ use crate::repo::pins::Pins;
 use crate::repo::tag::{self, Tag};
 
 /// What is to become of the backups, oldest first, each with its reasons.
-pub struct ForgetPlan<'m> {
+pub struct ForgetPlan<'b> {
     /// Every backup that was looked at.
-    pub lines: Vec<(&'m Manifest, Verdict)>,
+    pub lines: Vec<(&'b Brief, Verdict)>,
 }
 
-impl<'m> ForgetPlan<'m> {
+impl<'b> ForgetPlan<'b> {
     /// The backups that go.
-    pub fn forgotten(&self) -> impl Iterator<Item = &(&'m Manifest, Verdict)> {
+    pub fn forgotten(&self) -> impl Iterator<Item = &(&'b Brief, Verdict)> {
         self.lines.iter().filter(|(_, verdict)| !verdict.keep)
     }
 
     /// The backups that are dated in the future, and so were left alone.
-    pub fn of_the_future(&self) -> impl Iterator<Item = &'m Manifest> {
+    pub fn of_the_future(&self) -> impl Iterator<Item = &'b Brief> {
         let future = self.lines.iter().filter(|(_, verdict)| verdict.reasons.contains(&Reason::Future));
-        future.map(|(manifest, _)| *manifest)
+        future.map(|(brief, _)| *brief)
     }
 }
 
@@ -45,9 +47,9 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn about(&self, manifest: &Manifest) -> bool {
-        let by_machine = self.machines.is_empty() || self.machines.contains(&manifest.machine);
-        by_machine && (self.tags.is_empty() || tag::has_any(&manifest.tags, self.tags))
+    fn about(&self, brief: &Brief) -> bool {
+        let by_machine = self.machines.is_empty() || self.machines.contains(&brief.machine);
+        by_machine && (self.tags.is_empty() || tag::has_any(&brief.tags, self.tags))
     }
 }
 
@@ -55,23 +57,19 @@ impl Asked<'_> {
 ///
 /// # Errors
 /// [`NoRule`].
-pub fn by_rules<'m>(
+pub fn by_rules<'b>(
     policy: &Policy,
-    manifests: &'m [Manifest],
+    briefs: &'b [Arc<Brief>],
     pins: &Pins,
     asked: Asked<'_>,
     now: Timestamp,
-) -> Result<ForgetPlan<'m>, NoRule> {
-    let candidates: Vec<Candidate> = manifests
+) -> Result<ForgetPlan<'b>, NoRule> {
+    let candidates: Vec<Candidate> = briefs
         .iter()
-        .map(|manifest| Candidate {
-            asked: asked.about(manifest),
-            pinned: pins.reason(manifest.backup),
-            ..Candidate::of(manifest)
-        })
+        .map(|brief| Candidate { asked: asked.about(brief), pinned: pins.reason(brief.backup), ..Candidate::of(brief) })
         .collect();
     let verdicts = retention::plan(policy, &candidates, now, &TimeZone::system())?;
-    let lines = manifests.iter().zip(verdicts);
+    let lines = briefs.iter().map(|brief| &**brief).zip(verdicts);
     // What was not asked about is no news, unless it is dated in the future.
     let asked = lines
         .zip(&candidates)
@@ -81,13 +79,13 @@ pub fn by_rules<'m>(
 
 /// The newest backups of their machines among `named`: these are not forgotten by accident. A backup dated in the future
 /// is nobody's newest.
-pub fn newest_among<'m>(manifests: &'m [Manifest], named: &HashSet<BackupId>, now: Timestamp) -> Vec<&'m Manifest> {
-    let machine = |manifest: &Manifest| (manifest.identity.clone(), manifest.machine.clone());
+pub fn newest_among<'b>(briefs: &'b [Arc<Brief>], named: &HashSet<BackupId>, now: Timestamp) -> Vec<&'b Brief> {
+    let machine = |brief: &Brief| (brief.identity.clone(), brief.machine.clone());
     let mut newest = std::collections::BTreeMap::new();
-    for manifest in manifests.iter().filter(|manifest| manifest.instant <= now) {
-        newest.insert(machine(manifest), manifest); // oldest first: the last one stays
+    for brief in briefs.iter().filter(|brief| brief.instant <= now) {
+        newest.insert(machine(brief), &**brief); // oldest first: the last one stays
     }
-    newest.into_values().filter(|manifest| named.contains(&manifest.backup)).collect()
+    newest.into_values().filter(|brief| named.contains(&brief.backup)).collect()
 }
 
 /// Forgets these backups, each durably; calls `done` after each. One that is gone already is none of the forgotten, and

@@ -3,13 +3,16 @@
 //! In here: opening and creating one, finding and reading chunks, backups by name. Its rooms:
 //!
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
-//! - [`blob`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
-//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes
+//! - [`blob`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`],
+//!   [`brief`] what a backup is made of
+//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes ·
+//!   [`seen`] what this host remembers, so that a store that went back in time is noticed
 //!
 //! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
 
 pub mod backup_disk;
 pub mod blob;
+pub mod brief;
 pub mod config;
 pub mod error;
 pub mod gc;
@@ -27,6 +30,7 @@ pub mod pack;
 pub mod parity;
 pub mod pins;
 pub mod seal;
+pub mod seen;
 pub mod segment_list;
 pub mod session;
 pub mod store;
@@ -89,6 +93,8 @@ pub struct Repository {
     /// Packs in the trash that something was found in, under rows that the index does not have.
     trashed: Mutex<Vec<(PackRow, Arc<OpenPack>)>>,
     trashed_rows: AtomicI64,
+    /// What is known of the backups there are, once somebody asked.
+    briefs: Mutex<Option<brief::KnownBriefs>>,
 }
 
 #[derive(Clone)]
@@ -199,6 +205,7 @@ impl Repository {
             nodes: Cache::new(NODES_CACHED),
             trashed: Mutex::default(),
             trashed_rows: AtomicI64::new(0),
+            briefs: Mutex::default(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Naming a backup: `web1@latest`, `web1@2026-11-20`, `web1@2026-11-20T02:15`, or the beginning of its id. Pure.
 
+use std::sync::Arc;
+
 use super::error::RepoError;
+use super::ids::BackupId;
 use super::manifest::Manifest;
 
 /// Shortest beginning of an id that is taken for one.
@@ -10,49 +13,87 @@ const SECOND: &str = "%Y-%m-%dT%H:%M:%S";
 /// Its length.
 const SECOND_CHARS: usize = "2026-11-20T02:15:00".len();
 
-/// The backup among `manifests` (oldest first) that `wanted` names. A date or time names the newest backup that began
+/// What a backup is named by.
+pub trait Named {
+    /// Its id.
+    fn backup(&self) -> BackupId;
+    /// What its machine is called.
+    fn machine(&self) -> &str;
+    /// The instant that it shows.
+    fn instant(&self) -> jiff::Timestamp;
+}
+
+impl Named for Manifest {
+    fn backup(&self) -> BackupId {
+        self.backup
+    }
+
+    fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    fn instant(&self) -> jiff::Timestamp {
+        self.instant
+    }
+}
+
+impl<N: Named> Named for Arc<N> {
+    fn backup(&self) -> BackupId {
+        (**self).backup()
+    }
+
+    fn machine(&self) -> &str {
+        (**self).machine()
+    }
+
+    fn instant(&self) -> jiff::Timestamp {
+        (**self).instant()
+    }
+}
+
+/// The backup among `backups` (oldest first) that `wanted` names. A date or time names the newest backup that began
 /// in it, as this host's time zone has it.
 ///
 /// # Errors
 /// [`RepoError::UnknownBackup`], [`RepoError::AmbiguousBackup`].
-pub fn find<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<&'m Manifest, RepoError> {
-    let unknown = || RepoError::UnknownBackup { wanted: wanted.to_owned(), candidates: candidates(wanted, manifests) };
+pub fn find<'b, N: Named>(wanted: &str, backups: &'b [N]) -> Result<&'b N, RepoError> {
+    let unknown = || RepoError::UnknownBackup { wanted: wanted.to_owned(), candidates: candidates(wanted, backups) };
     let Some((machine, when)) = wanted.rsplit_once('@') else {
-        if let Some(newest) = manifests.iter().rev().find(|manifest| manifest.machine == wanted) {
+        if let Some(newest) = backups.iter().rev().find(|backup| backup.machine() == wanted) {
             return Ok(newest); // a bare machine name means its latest backup
         }
-        return by_id(wanted, manifests)?.ok_or_else(unknown);
+        return by_id(wanted, backups)?.ok_or_else(unknown);
     };
-    let of_machine = manifests.iter().rev().filter(|manifest| manifest.machine == machine);
+    let of_machine = backups.iter().rev().filter(|backup| backup.machine() == machine);
     let zone = jiff::tz::TimeZone::system();
     let when = when.replace(' ', "T");
-    let fitting: Vec<&Manifest> = of_machine
-        .filter(|manifest| {
+    let fitting: Vec<&N> = of_machine
+        .filter(|backup| {
             // `2026-11-20T02:15` names a minute: whatever its length, the text is a prefix of the instant's own.
-            let local = manifest.instant.to_zoned(zone.clone()).strftime(SECOND).to_string();
+            let local = backup.instant().to_zoned(zone.clone()).strftime(SECOND).to_string();
             when == "latest" || (when.len() >= 4 && local.starts_with(&when))
         })
         .collect();
     match fitting.as_slice() {
-        [] => by_id(&when, manifests)?.filter(|manifest| manifest.machine == machine).ok_or_else(unknown),
+        [] => by_id(&when, backups)?.filter(|backup| backup.machine() == machine).ok_or_else(unknown),
         // A day or a minute means its newest backup; a second was copied from a list, and there it was one of them.
         [_, _, ..] if when.len() >= SECOND_CHARS => Err(ambiguous(wanted, &fitting)),
         [newest, ..] => Ok(newest),
     }
 }
 
-fn ambiguous(wanted: &str, fits: &[&Manifest]) -> RepoError {
-    let fits = fits.iter().map(|manifest| manifest.backup).collect();
+fn ambiguous<N: Named>(wanted: &str, fits: &[&N]) -> RepoError {
+    let fits = fits.iter().map(|backup| backup.backup()).collect();
     RepoError::AmbiguousBackup { wanted: wanted.to_owned(), fits }
 }
 
-fn by_id<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<Option<&'m Manifest>, RepoError> {
+fn by_id<'b, N: Named>(wanted: &str, backups: &'b [N]) -> Result<Option<&'b N>, RepoError> {
     if wanted.len() < ID_DIGITS_MIN || !wanted.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Ok(None);
     }
     let wanted_lower = wanted.to_ascii_lowercase();
-    let fits: Vec<&Manifest> =
-        manifests.iter().filter(|manifest| manifest.backup.to_string().starts_with(&wanted_lower)).collect();
+    let fits: Vec<&N> =
+        backups.iter().filter(|backup| backup.backup().to_string().starts_with(&wanted_lower)).collect();
     match fits.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one)),
@@ -61,21 +102,20 @@ fn by_id<'m>(wanted: &str, manifests: &'m [Manifest]) -> Result<Option<&'m Manif
 }
 
 /// What the user may have meant: the machine's newest backups, else the machines there are.
-fn candidates(wanted: &str, manifests: &[Manifest]) -> Vec<String> {
+fn candidates<N: Named>(wanted: &str, backups: &[N]) -> Vec<String> {
     let machine = wanted.rsplit_once('@').map_or(wanted, |(machine, _)| machine);
     let zone = jiff::tz::TimeZone::system();
-    let of_machine: Vec<String> = manifests
+    let of_machine: Vec<String> = backups
         .iter()
         .rev()
-        .filter(|manifest| manifest.machine == machine)
+        .filter(|backup| backup.machine() == machine)
         .take(5)
-        .map(|manifest| format!("{machine}@{}", manifest.instant.to_zoned(zone.clone()).strftime(SECOND)))
+        .map(|backup| format!("{machine}@{}", backup.instant().to_zoned(zone.clone()).strftime(SECOND)))
         .collect();
     if !of_machine.is_empty() {
         return of_machine;
     }
-    let machines: std::collections::BTreeSet<&str> =
-        manifests.iter().map(|manifest| manifest.machine.as_str()).collect();
+    let machines: std::collections::BTreeSet<&str> = backups.iter().map(|backup| backup.machine()).collect();
     machines.into_iter().take(10).map(|machine| format!("{machine}@latest")).collect()
 }
 

@@ -126,6 +126,7 @@ pub struct Keys {
     data_ids: Zeroizing<[u8; 32]>,
     map_ids: Zeroizing<[u8; 32]>,
     gear: Zeroizing<[u8; 32]>,
+    host: Zeroizing<[u8; 32]>,
 }
 
 /// Which of the two sets of chunks an id belongs to: the guest's bytes, or our maps of them.
@@ -153,6 +154,7 @@ impl Keys {
             data_ids: expand(&masters.first, "abbild v1 data chunk ids"),
             map_ids: expand(&masters.first, "abbild v1 map chunk ids"),
             gear: expand(&masters.first, "abbild v1 gear table"),
+            host: expand(&masters.first, "abbild v1 host records"),
         }
     }
 
@@ -179,6 +181,16 @@ impl Keys {
             *word = u64::from_le_bytes(eight.try_into().expect("chunks of eight bytes"));
         }
         table
+    }
+
+    /// A checksum of what this host keeps for itself: who holds no key can neither make it nor change what it is of. Each
+    /// part is taken with its length, so that no two rows of parts are the same bytes.
+    pub fn host_checksum(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.host);
+        for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        *hasher.finalize().as_bytes()
     }
 
     /// The key of the object with that header, and the commitment to it; `None` if its epoch is none of ours.

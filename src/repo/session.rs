@@ -276,6 +276,14 @@ pub fn ids(store: &dyn ObjectStore) -> Result<HashSet<ObjectId>, RepoError> {
     Ok(names(store)?.0.iter().filter_map(|name| name.last_part().parse().ok()).collect())
 }
 
+/// The sessions that were taken for dead, and whose owners may not know yet.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn expired_ids(store: &dyn ObjectStore) -> Result<HashSet<ObjectId>, RepoError> {
+    Ok(list_names(store, EXPIRED)?.iter().filter_map(|name| name.last_part().parse().ok()).collect())
+}
+
 /// Removes the sessions that were expired (their owners have noticed, or are dead) and the renewals of sessions that are
 /// no more.
 ///
@@ -363,6 +371,23 @@ pub fn newest_generation(store: &dyn ObjectStore) -> Result<u64, RepoError> {
         ControlFlow::Continue(())
     })?;
     Ok(newest)
+}
+
+/// The number of the newest generation whose object is what was stored; 0 if there is none. Anybody can make a name; this is
+/// what can be relied on to have been.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn newest_authentic_generation(store: &dyn ObjectStore, keys: &Keys) -> Result<u64, RepoError> {
+    for name in list_names(store, GENERATIONS)?.iter().rev() {
+        let Ok(number) = name.last_part().parse::<u64>() else { continue };
+        match load_generation(store, keys, name) {
+            Ok(generation) if generation.generation == number => return Ok(number),
+            Err(RepoError::Store(error @ StoreError::Io { .. })) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(0)
 }
 
 /// The names of all sessions and generations, for `check`.

@@ -172,10 +172,8 @@ impl Repository {
         progress: &mut dyn FnMut(SyncProgress),
     ) -> Result<Vec<PackId>, RepoError> {
         let mut absent = Vec::new();
-        for name in names {
-            if self.index.knows_segment(name.as_str())? {
-                continue;
-            }
+        let read_before = self.index.known_segments()?;
+        for name in names.iter().filter(|name| !read_before.contains(name.as_str())) {
             progress(SyncProgress { done: known.len(), total: listed.len() });
             let packs = match self.read_segment(name) {
                 Ok(packs) => packs,

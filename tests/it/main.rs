@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup_levels;
+mod briefs;
 mod capture_offline;
 mod cli;
 mod cli_backup;
@@ -95,6 +96,8 @@ mod prune_processes;
 mod qemu;
 mod random_histories;
 mod restore_elsewhere;
+mod statistics;
+mod store_goes_back;
 mod tools;
 mod user_mode_linux;
 mod world;

@@ -23,7 +23,7 @@ pub fn prune_now(repository: &Arc<Repository>) -> Result<PruneReport, OpsError> 
 }
 
 /// The same, by a clock that says `now`.
-fn prune_at(repository: &Arc<Repository>, now: Timestamp) -> Result<PruneReport, OpsError> {
+pub fn prune_at(repository: &Arc<Repository>, now: Timestamp) -> Result<PruneReport, OpsError> {
     let options = PruneOptions { max_unused_percent: 0.0, dry_run: false, now };
     prune(repository, &options, quiet(&false.into()))
 }

@@ -2,6 +2,7 @@
 //! have done the same, so that it can be kept.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use dialoguer::console::Term;
@@ -10,25 +11,39 @@ use dialoguer::{Confirm, Input, Select};
 
 use super::plan::{self, Plan, Target, format_of_machine};
 use super::{Arguments, Definition, overwrite};
+use crate::cli::list::Readable;
 use crate::cli::terminal::printable;
 use crate::cli::{Context, interrupt, text};
 use crate::ops::restore::{DiskFormat, DiskTarget};
 use crate::repo::RepoError;
+use crate::repo::brief::Brief;
+use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
-use crate::repo::name;
 
 /// Lines of a list that are seen at once.
 const LINES_SEEN: usize = 12;
 
+/// The backup that was named, or is asked for; `None` if the user would rather not.
+pub fn which(arguments: &Arguments, all: &Readable) -> anyhow::Result<Option<BackupId>> {
+    match &arguments.backup {
+        Some(wanted) => Ok(Some(all.find(wanted)?.backup)),
+        None => asking(|| choose_backup(&all.briefs)),
+    }
+}
+
 /// Asks for the rest; `None` if the user would rather not.
 pub fn ask<'m>(
     arguments: &Arguments,
-    manifests: &'m [Manifest],
+    manifest: &'m Manifest,
     context: &Context<'_>,
 ) -> anyhow::Result<Option<Plan<'m>>> {
+    asking(|| ask_each(arguments, manifest, context))
+}
+
+fn asking<T>(work: impl FnOnce() -> anyhow::Result<Option<T>>) -> anyhow::Result<Option<T>> {
     // With a handler Ctrl-C becomes an error of the prompt; without one it would end us while the cursor is hidden.
     let _ = interrupt::flag();
-    let outcome = ask_each(arguments, manifests, context);
+    let outcome = work();
     let _ = Term::stderr().show_cursor();
     match outcome {
         Err(error) if is_interruption(&error) => Ok(None),
@@ -43,16 +58,9 @@ fn is_interruption(error: &anyhow::Error) -> bool {
 
 fn ask_each<'m>(
     arguments: &Arguments,
-    manifests: &'m [Manifest],
+    manifest: &'m Manifest,
     context: &Context<'_>,
 ) -> anyhow::Result<Option<Plan<'m>>> {
-    let manifest = match &arguments.backup {
-        Some(wanted) => name::find(wanted, manifests)?,
-        None => match choose_backup(manifests)? {
-            Some(manifest) => manifest,
-            None => return Ok(None),
-        },
-    };
     let mut answered = Arguments {
         backup: Some(text::short_id(manifest.backup)),
         to: arguments.to.clone(),
@@ -91,8 +99,8 @@ fn ask_each<'m>(
     Ok(Some(plan))
 }
 
-fn choose_backup(manifests: &[Manifest]) -> anyhow::Result<Option<&Manifest>> {
-    let mut machines: Vec<&str> = manifests.iter().map(|manifest| manifest.machine.as_str()).collect();
+fn choose_backup(briefs: &[Arc<Brief>]) -> anyhow::Result<Option<BackupId>> {
+    let mut machines: Vec<&str> = briefs.iter().map(|brief| brief.machine.as_str()).collect();
     machines.sort_unstable();
     machines.dedup();
     let machine = match machines.as_slice() {
@@ -103,18 +111,18 @@ fn choose_backup(manifests: &[Manifest]) -> anyhow::Result<Option<&Manifest>> {
             None => return Ok(None),
         },
     };
-    let backups: Vec<&Manifest> = manifests.iter().rev().filter(|manifest| manifest.machine == machine).collect();
-    let lines = backups.iter().map(|manifest| {
+    let backups: Vec<&Arc<Brief>> = briefs.iter().rev().filter(|brief| brief.machine == machine).collect();
+    let lines = backups.iter().map(|brief| {
         format!(
             "{}  {}  {} ({})",
-            text::time_with_zone(manifest.instant),
-            text::short_id(manifest.backup),
-            manifest.capture.level,
-            text::bytes(manifest.statistics.size)
+            text::time_with_zone(brief.instant),
+            text::short_id(brief.backup),
+            brief.level,
+            text::bytes(brief.statistics.size)
         )
     });
     let chosen = choose(&format!("Which backup of {}?", printable(machine)), lines.collect())?;
-    Ok(chosen.map(|number| backups[number]))
+    Ok(chosen.map(|number| backups[number].backup))
 }
 
 /// The number of a disk, or none for the whole machine; nothing at all if the user would rather not.

@@ -140,11 +140,14 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
     }
     let repository = place::open(context)?;
     let all = Readable::of(&repository, context)?;
+    let manifest;
     let plan = if is_complete {
-        let wanted = arguments.backup.as_deref().unwrap_or_default();
-        plan::make(arguments, all.find(wanted)?, arguments.to.clone().unwrap_or_default())?
+        manifest = all.manifest(arguments.backup.as_deref().unwrap_or_default(), &repository)?;
+        plan::make(arguments, &manifest, arguments.to.clone().unwrap_or_default())?
     } else {
-        match ask::ask(arguments, &all.manifests, context)? {
+        let Some(backup) = ask::which(arguments, &all)? else { return Ok(Exit::Interrupted) };
+        manifest = repository.manifest(backup)?;
+        match ask::ask(arguments, &manifest, context)? {
             Some(plan) => plan,
             None => return Ok(Exit::Interrupted),
         }

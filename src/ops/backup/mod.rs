@@ -120,18 +120,18 @@ fn earlier_backups(
     }
     let identity = identity_text(&machine.identity);
     let mut unreadable = Vec::new();
-    let mut manifests = repository.manifests(&mut |id, error| unreadable.push((id, error)))?;
+    let mut briefs = repository.briefs(&mut |id, error| unreadable.push((id, error)))?;
     for (id, error) in unreadable {
         warnings.push(format!("the manifest of backup {id} cannot be read and is not built on: {error}"));
     }
-    manifests.retain(|manifest| manifest.identity == identity);
-    manifests.reverse();
+    briefs.retain(|brief| brief.identity == identity);
+    briefs.reverse();
     let doubted = repository.index().doubted()?;
-    if manifests.first().is_some_and(|newest| doubted.contains(&newest.backup)) {
+    if briefs.first().is_some_and(|newest| doubted.contains(&newest.backup)) {
         warnings.push("packs have vanished since the last backup, or are damaged; it is not built on".to_owned());
     }
-    manifests.retain(|manifest| !doubted.contains(&manifest.backup));
-    Ok((Earlier::new(repository, manifests, options.full_read), taken_over))
+    briefs.retain(|brief| !doubted.contains(&brief.backup));
+    Ok((Earlier::new(repository, briefs, options.full_read), taken_over))
 }
 
 fn draft(machine: &Machine, source: &Source, options: &BackupOptions, warnings: Vec<String>) -> Manifest {

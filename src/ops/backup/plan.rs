@@ -12,8 +12,8 @@ use crate::capture::identity::{LayerIdentity, common_frozen_base};
 use crate::disk::DiskError;
 use crate::disk::cursor::{ExtentCursor, RangeKind};
 use crate::disk::stack::Stack;
+use crate::repo::brief::{Brief, LayersDigest};
 use crate::repo::ids::{BackupId, ChunkId};
-use crate::repo::manifest::Manifest;
 use crate::repo::map::NODE_SEGMENTS;
 use crate::repo::{BackupDisk, RepoError, Repository};
 
@@ -25,7 +25,7 @@ const SAMPLE_SEGMENTS: usize = 8;
 pub struct Earlier {
     repository: Arc<Repository>,
     /// Newest first.
-    manifests: Vec<Manifest>,
+    briefs: Vec<Arc<Brief>>,
     full_read: bool,
 }
 
@@ -51,51 +51,64 @@ pub struct Base {
 impl Earlier {
     /// Nothing to build on.
     pub fn none(repository: &Arc<Repository>) -> Earlier {
-        Earlier { repository: Arc::clone(repository), manifests: Vec::new(), full_read: true }
+        Earlier { repository: Arc::clone(repository), briefs: Vec::new(), full_read: true }
     }
 
-    /// Builds on `manifests`, newest first; with `full_read` on none.
-    pub fn new(repository: &Arc<Repository>, manifests: Vec<Manifest>, full_read: bool) -> Earlier {
-        Earlier { repository: Arc::clone(repository), manifests, full_read }
+    /// Builds on these, newest first; with `full_read` on none.
+    pub fn new(repository: &Arc<Repository>, briefs: Vec<Arc<Brief>>, full_read: bool) -> Earlier {
+        Earlier { repository: Arc::clone(repository), briefs, full_read }
     }
 
-    /// What `disk` is best built on: of the backups whose chain lies whole under today's, the one with the most layers.
+    /// What `disk` is best built on: of the backups whose chain lies whole under today's, the one with the most layers, and
+    /// of those the newest. Briefs say which that may be; the manifest itself, and it alone, proves it.
     pub fn base_of(&self, disk: &SourceDisk, now: &[LayerIdentity]) -> Base {
         let mut base = Base::default();
-        let size = disk.image.size().0;
-        if !self.full_read {
-            let mut best: Option<(usize, &Manifest, usize)> = None;
-            for (manifest, number) in self.of_slot(&disk.slot) {
-                let record = &manifest.disks[number];
-                let before = serde_json::from_value::<Vec<LayerIdentity>>(record.layers.clone()).unwrap_or_default();
-                let common = if record.size == size { common_frozen_base(&before, now) } else { 0 };
-                if common > best.map_or(0, |(layers, ..)| layers) {
-                    best = Some((common, manifest, number));
-                }
-            }
-            if let Some((layers, manifest, number)) = best {
-                match self.repository.disk(manifest, number) {
-                    Ok(recorded) => {
-                        let changes = disk.image.changes_of_upper(now.len() - layers);
-                        base.reference = Some(Reference { backup: manifest.backup, disk: recorded, changes });
+        if self.full_read {
+            return base;
+        }
+        for above in 0..now.len() {
+            let layers = serde_json::to_value(&now[above..]).expect("plain data serialises");
+            let wanted = LayersDigest::of(&layers);
+            let lies_below = |brief: &Brief| {
+                brief.disks.iter().any(|recorded| recorded.slot == disk.slot && recorded.layers == wanted)
+            };
+            for brief in self.briefs.iter().filter(|brief| lies_below(brief)) {
+                match self.reference(brief.backup, disk, now, now.len() - above) {
+                    Ok(Some(reference)) => {
+                        base.reference = Some(reference);
+                        return base;
                     }
-                    Err(error) => base.warnings.push(unusable(&disk.slot, manifest, &error)),
+                    Ok(None) => {}
+                    Err(error) => base.warnings.push(unusable(&disk.slot, brief.backup, &error)),
                 }
             }
         }
         base
     }
 
-    fn of_slot<'a>(&'a self, slot: &'a str) -> impl Iterator<Item = (&'a Manifest, usize)> {
-        self.manifests.iter().filter_map(move |manifest| {
-            let number = manifest.disks.iter().position(|record| record.slot == slot)?;
-            Some((manifest, number))
-        })
+    /// The backup `id` as a reference, if what it recorded of `disk` are the lowest `layers` layers of `now`.
+    fn reference(
+        &self,
+        id: BackupId,
+        disk: &SourceDisk,
+        now: &[LayerIdentity],
+        layers: usize,
+    ) -> Result<Option<Reference>, RepoError> {
+        let manifest = self.repository.manifest(id)?;
+        let Some(number) = manifest.disks.iter().position(|record| record.slot == disk.slot) else { return Ok(None) };
+        let record = &manifest.disks[number];
+        let before = serde_json::from_value::<Vec<LayerIdentity>>(record.layers.clone()).unwrap_or_default();
+        if record.size != disk.image.size().0 || common_frozen_base(&before, now) != layers {
+            return Ok(None);
+        }
+        let recorded = self.repository.disk(&manifest, number)?;
+        let changes = disk.image.changes_of_upper(now.len() - layers);
+        Ok(Some(Reference { backup: id, disk: recorded, changes }))
     }
 }
 
-fn unusable(slot: &str, manifest: &Manifest, error: &RepoError) -> String {
-    format!("disk {slot}: backup {} cannot be built on, everything is read: {error}", manifest.backup)
+fn unusable(slot: &str, backup: BackupId, error: &RepoError) -> String {
+    format!("disk {slot}: backup {backup} cannot be built on: {error}")
 }
 
 /// Segments to read again although believed unchanged: drawn among those of the reference that are not zero and that no

@@ -48,18 +48,9 @@ struct Mount {
     chosen: Vec<BackupId>,
     /// Backups by machine and name; when they were listed.
     listed: Mutex<Option<(Instant, Arc<Machines>)>>,
-    /// What was read of each manifest, so that none is read twice.
-    known: Mutex<BTreeMap<BackupId, Option<Brief>>>,
 }
 
 type Machines = BTreeMap<String, BTreeMap<String, BackupId>>;
-
-/// What a list of backups needs of a manifest.
-#[derive(Clone)]
-struct Brief {
-    machine: String,
-    instant: Timestamp,
-}
 
 /// The root of a mount: of all backups; of some; with one backup chosen, that backup's own folder. `threads` read ahead.
 pub fn root(repository: &Arc<Repository>, chosen: Vec<BackupId>, threads: usize) -> Arc<dyn Folder> {
@@ -70,7 +61,6 @@ pub fn root(repository: &Arc<Repository>, chosen: Vec<BackupId>, threads: usize)
         guests: OpenGuests::default(),
         chosen,
         listed: Mutex::default(),
-        known: Mutex::default(),
     });
     match only {
         Some(backup) => Arc::new(BackupFolder::new(mount, backup)),
@@ -87,34 +77,20 @@ impl Mount {
         {
             return Ok(Arc::clone(machines));
         }
-        let ids = if self.chosen.is_empty() { self.repository.backup_ids()? } else { self.chosen.clone() };
-        let mut briefs: Vec<(BackupId, Brief)> = Vec::new();
-        for id in ids {
-            // One that cannot be read has no name: `list` and `check` say so.
-            briefs.extend(self.brief(id).map(|brief| (id, brief)));
-        }
-        briefs.sort_by_key(|(id, brief)| (brief.instant, *id));
+        // One that cannot be read has no name: `list` and `check` say so.
+        let mut briefs = self.repository.briefs(&mut |_, _| {})?;
+        briefs.retain(|brief| self.chosen.is_empty() || self.chosen.contains(&brief.backup));
         let mut machines = Machines::new();
-        for (id, brief) in briefs {
+        for brief in briefs {
             let backups = machines.entry(plain(&brief.machine)).or_default();
             let name = instant_name(brief.instant);
-            let name = if backups.contains_key(&name) { format!("{name}-{}", &id.to_string()[..8]) } else { name };
-            backups.insert(name, id);
+            let name =
+                if backups.contains_key(&name) { format!("{name}-{}", &brief.backup.to_string()[..8]) } else { name };
+            backups.insert(name, brief.backup);
         }
         let machines = Arc::new(machines);
         *listed = Some((Instant::now(), Arc::clone(&machines)));
         Ok(machines)
-    }
-
-    fn brief(&self, id: BackupId) -> Option<Brief> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(brief) = known.get(&id) {
-            return brief.clone();
-        }
-        let manifest = self.repository.manifest(id).ok();
-        let brief = manifest.map(|manifest| Brief { machine: manifest.machine, instant: manifest.instant });
-        known.insert(id, brief.clone());
-        brief
     }
 }
 

@@ -224,7 +224,7 @@ impl<'r> Run<'r, '_> {
         settle_packs(store, self.marks.live_packs())?;
         self.check_held()?;
 
-        let deleted = self.delete(&trashed, &settled)?;
+        let deleted = self.delete(generation, &trashed, &settled)?;
         let wanted = self.plan(&alive, &settled)?;
         let repacked = self.repack(&wanted)?;
         self.check_held()?;
@@ -334,7 +334,7 @@ impl<'r> Run<'r, '_> {
     }
 
     /// Deletes what settled closings name and nothing needs; gives how many packs.
-    fn delete(&mut self, trashed: &[trash::Trashed], settled: &Settled) -> Result<usize, RepoError> {
+    fn delete(&mut self, generation: u64, trashed: &[trash::Trashed], settled: &Settled) -> Result<usize, RepoError> {
         let store = self.repository.store();
         let removed = forgotten::list(store)?;
         let given_up: Vec<_> = removed.iter().filter(|f| settled.removed.contains(f.name.last_part())).collect();
@@ -348,6 +348,10 @@ impl<'r> Run<'r, '_> {
             return Ok(0);
         }
         (self.follow.step)("deleting what nothing needs");
+        if !given_up.is_empty() {
+            let backups = given_up.iter().map(|forgotten| forgotten.backup).collect();
+            records::put_given_up(store, self.repository.keys(), generation, backups)?;
+        }
         // Manifests before packs: none is ever there to be brought back whose packs are not.
         for forgotten in given_up {
             self.check_stop()?;
@@ -439,7 +443,7 @@ impl<'r> Run<'r, '_> {
         }
         (self.follow.step)("taking packs out of use");
         let (store, index) = (self.repository.store(), self.repository.index());
-        let tombstones = Tombstones { generation, packs: moving.to_vec() };
+        let tombstones = Tombstones { generation, packs: moving.to_vec(), backups: Vec::new() };
         records::put_tombstones(store, self.repository.keys(), &tombstones)?;
         index.drop_packs(moving)?;
         index.note_again(new)?;

@@ -1,7 +1,8 @@
 //! What prunes tell each other: tombstones before packs are moved, closings after.
 //!
 //! *Tombstones* of generation N name the packs that N is about to move, and are durable before the first move: a pack
-//! that is gone and has a tombstone was taken out of use; one without was lost.
+//! that is gone and has a tombstone was taken out of use; one without was lost. Forgotten backups that N is about to give up
+//! for good have an object of their own beside it, `N.removed`: so every host can tell a pruned backup from one that vanished.
 //!
 //! A *closing* of generation N says what lay in the trash, which manifests were forgotten, and which packs nothing needed,
 //! and *then* which sessions there were. The order is what makes it worth something: a session that it does not name
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::repo::error::RepoError;
-use crate::repo::ids::{ObjectId, PackId};
+use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::object;
 use crate::repo::seal::{Keys, Kind};
 use crate::repo::session::numbered;
@@ -27,6 +28,8 @@ use crate::repo::store::{ObjectName, ObjectStore, StoreError};
 pub const TOMBSTONES: &str = "tombstones";
 /// Folder of closings in the store.
 pub const CLOSINGS: &str = "closings";
+/// How the names of tombstones end that are for backups.
+const GIVEN_UP: &str = ".removed";
 /// So many generations' tombstones are kept. An index that was not brought up to date for longer is built anew.
 pub const TOMBSTONES_KEPT: u64 = 400;
 
@@ -37,6 +40,9 @@ pub struct Tombstones {
     pub generation: u64,
     /// The packs.
     pub packs: Vec<PackId>,
+    /// Forgotten backups whose manifests go for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<BackupId>,
 }
 
 /// What a prune left behind it, and who was at work then.
@@ -72,6 +78,22 @@ fn name(folder: &str, generation: u64) -> ObjectName {
 pub fn put_tombstones(store: &dyn ObjectStore, keys: &Keys, tombstones: &Tombstones) -> Result<(), RepoError> {
     let payload = serde_json::to_vec(tombstones).expect("plain data serialises");
     object::put(store, keys, Kind::Tombstones, &name(TOMBSTONES, tombstones.generation), &payload)
+}
+
+/// Makes it durable that these forgotten backups are about to go for good.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn put_given_up(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    generation: u64,
+    backups: Vec<BackupId>,
+) -> Result<(), RepoError> {
+    let tombstones = Tombstones { generation, packs: Vec::new(), backups };
+    let payload = serde_json::to_vec(&tombstones).expect("plain data serialises");
+    let name = ObjectName::new(&format!("{}{GIVEN_UP}", name(TOMBSTONES, generation))).expect("as good as without");
+    object::put(store, keys, Kind::Tombstones, &name, &payload)
 }
 
 /// Makes a closing durable.
@@ -131,7 +153,8 @@ pub fn names(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectName>, R
 
 /// The generation in a tombstones' or closing's name.
 pub fn generation_of(name: &ObjectName) -> Option<u64> {
-    name.last_part().parse().ok()
+    let number = name.last_part();
+    number.strip_suffix(GIVEN_UP).unwrap_or(number).parse().ok()
 }
 
 /// Every closing that can be read, oldest first. One that is damaged is as good as none: what it knew is found out again.
@@ -165,4 +188,21 @@ pub fn entombed(store: &dyn ObjectStore, keys: &Keys) -> Result<HashSet<PackId>,
         }
     }
     Ok(packs)
+}
+
+/// Every forgotten backup that a prune gave up for good, or was about to.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn given_up(store: &dyn ObjectStore, keys: &Keys) -> Result<HashSet<BackupId>, RepoError> {
+    let mut backups = HashSet::new();
+    for name in names(store, TOMBSTONES)?.iter().filter(|name| name.as_str().ends_with(GIVEN_UP)) {
+        match load_tombstones(store, keys, name) {
+            Ok(tombstones) => backups.extend(tombstones.backups),
+            // Without it, backups that were pruned look vanished: that costs an alarm, and no data.
+            Err(RepoError::Damaged { .. } | RepoError::Store(StoreError::NotFound { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(backups)
 }

@@ -20,8 +20,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
+use crate::repo::brief::Brief;
 use crate::repo::ids::BackupId;
-use crate::repo::manifest::Manifest;
 use crate::repo::tag::Tag;
 
 /// What is to be kept. Rules that are not set keep nothing.
@@ -163,14 +163,14 @@ impl Policy {
 }
 
 impl Candidate {
-    /// The candidate that a manifest is; neither pinned nor out of the question.
-    pub fn of(manifest: &Manifest) -> Candidate {
+    /// The candidate that a backup is; neither pinned nor out of the question.
+    pub fn of(brief: &Brief) -> Candidate {
         Candidate {
-            backup: manifest.backup,
-            machine: (manifest.identity.clone(), manifest.machine.clone()),
-            instant: manifest.instant,
-            clean: manifest.warnings.is_empty(),
-            tags: sorted(&manifest.tags),
+            backup: brief.backup,
+            machine: (brief.identity.clone(), brief.machine.clone()),
+            instant: brief.instant,
+            clean: brief.warnings.is_empty(),
+            tags: sorted(&brief.tags),
             pinned: None,
             asked: true,
         }

@@ -9,10 +9,12 @@
 //! number is never given twice, as what was read from a row is kept beyond the row's life. `named` says which packs the read
 //! segments name. `state` has the generation that the store was last listed in, and whether packs were dropped: a chunk of
 //! theirs may lie in another pack as well, which then only a rebuild finds. `lost` has the packs that were
-//! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those.
+//! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those. `brief`
+//! has what is worth knowing of manifests that were read.
 //!
 //! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
 
+mod brief;
 mod segment;
 mod upkeep;
 
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+pub use brief::BriefRow;
 pub use segment::{decode_segment, encode_segment};
 
 use super::error::RepoError;
@@ -34,7 +37,7 @@ use super::seal::{HEADER_BYTES, Kind};
 /// Oldest SQLite without the bug that corrupts a database when its write-ahead log is reset (fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Layout of the tables; another one is discarded and built anew.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 /// SQLite's page cache: 16 MiB.
 const CACHE_KIB: i64 = 16 << 10;
 /// How long to wait for another process of this host that is writing to the same cache.
@@ -279,15 +282,16 @@ impl Index {
         list().map_err(sqlite(&self.file))
     }
 
-    /// Whether the index segment `name` was read before.
+    /// The index segments that were read before.
     ///
     /// # Errors
     /// [`RepoError::Index`].
-    pub fn knows_segment(&self, name: &str) -> Result<bool, RepoError> {
+    pub fn known_segments(&self) -> Result<HashSet<String>, RepoError> {
         let connection = self.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT 1 FROM segment WHERE name = ?").map_err(sqlite(&self.file))?;
-        statement.exists([name]).map_err(sqlite(&self.file))
+        let list = || -> rusqlite::Result<HashSet<String>> {
+            connection.prepare_cached("SELECT name FROM segment")?.query_map([], |row| row.get(0))?.collect()
+        };
+        list().map_err(sqlite(&self.file))
     }
 
     /// The file it lies in.
@@ -407,7 +411,9 @@ fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusql
          INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM state);
          CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS rotten (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;"
+         CREATE TABLE IF NOT EXISTS rotten (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+         {}",
+        brief::TABLE
     ))?;
     connection.execute(
         "INSERT INTO owner SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM owner)",

@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::faulty::MemFs;
 use super::fs::{DirEntry, FileKind, Fs, RealFs, Stat};
 use super::handles::Handles;
-use super::{Cleaned, ListedObject, ObjectName, ObjectStore, ObjectWriter, StoreError};
+use super::{Cleaned, ListedObject, ObjectName, ObjectStore, ObjectWriter, Space, StoreError};
 
 /// How names of unfinished objects begin; no object name can begin with a dot.
 pub const TEMPORARY_PREFIX: &str = ".tmp-";
@@ -397,6 +397,10 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         });
         walked?;
         first_error.map_or(Ok(cleaned), Err)
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        self.fs.space(&self.root).map_err(|e| self.error("", "ask for the room on", e))
     }
 
     fn place(&self) -> String {

@@ -16,6 +16,8 @@ use std::time::SystemTime;
 use rustix::fs::{Advice, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::Space;
+
 /// The operations of a filesystem that a directory store needs.
 ///
 /// None of them promises durability but [`sync_file`](Fs::sync_file) (the bytes and length of a file) and
@@ -65,6 +67,11 @@ pub trait Fs: Send + Sync {
 
     /// The clock that [`Stat::modified`] is told by.
     fn now(&self) -> SystemTime;
+
+    /// Room on the filesystem that `path` lies on; `None` where there is no such thing.
+    fn space(&self, _path: &Path) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
 
     /// A hint: the first `len` bytes of the file will not be read soon.
     fn drop_cached(&self, _file: &Self::File, _len: u64) {}
@@ -206,6 +213,12 @@ impl Fs for RealFs {
 
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Option<Space>> {
+        let stat = rustix::fs::statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Some(Space { free: bytes(stat.f_bavail), size: bytes(stat.f_blocks) }))
     }
 
     fn drop_cached(&self, file: &Self::File, len: u64) {

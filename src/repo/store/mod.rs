@@ -114,6 +114,14 @@ pub trait ObjectStore: Send + Sync {
     /// If a part cannot be cleaned, all the rest is cleaned first and then the first error is returned.
     fn clean_temporaries(&self, older_than: Duration) -> Result<Cleaned, StoreError>;
 
+    /// How much room there is; `None` where nobody can tell.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        Ok(None)
+    }
+
     /// Where the store is, for messages.
     fn place(&self) -> String;
 }
@@ -141,6 +149,15 @@ pub struct ListedObject {
     pub name: ObjectName,
     /// Its length in bytes.
     pub len: u64,
+}
+
+/// Room on the medium that a store lies on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What may still be used.
+    pub free: u64,
+    /// All there is.
+    pub size: u64,
 }
 
 /// What [`ObjectStore::clean_temporaries`] removed.
