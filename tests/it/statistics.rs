@@ -40,8 +40,11 @@ fn gathered(repository: &Repository, machine: &str, chunks_at_once: usize) -> Re
     statistics(repository, &briefs, &options, quiet(&AtomicBool::new(false))).unwrap()
 }
 
+/// A repository, its backups by machine, and what each holds.
+type World = (Arc<Repository>, Vec<(&'static str, BackupId)>, Vec<Vec<u8>>);
+
 /// Two machines; what they hold is partly shared within a backup, a machine, and between them.
-fn world() -> (Arc<Repository>, Vec<(&'static str, BackupId)>, Vec<Vec<u8>>) {
+fn world() -> World {
     let repository = create_on(&MemFs::new());
     let folder = tempfile::tempdir().unwrap();
     let common = noise(300 << 10, 1);

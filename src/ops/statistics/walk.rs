@@ -18,6 +18,9 @@ use crate::repo::pack::reader::OpenPack;
 use crate::repo::seal::Kind;
 use crate::repo::{FoundChunk, RepoError, Repository, manifest};
 
+/// What looks into a part of a map, and gives the bytes of data below it.
+type Below<'a, W> = dyn FnMut(&mut W, &[u8]) -> Result<u64, RepoError> + 'a;
+
 /// Data chunks whose owners are known at once: 64 MiB, of about 256 GiB of disks.
 pub const CHUNKS_AT_ONCE: usize = 16 << 20;
 
@@ -223,11 +226,7 @@ impl Walk<'_> {
     }
 
     /// Looks into a part of a map with `below`, which gives the bytes of data below it, unless all is known.
-    fn look_into(
-        &mut self,
-        id: ChunkId,
-        below: &mut dyn FnMut(&mut Self, &[u8]) -> Result<u64, RepoError>,
-    ) -> Result<u64, RepoError> {
+    fn look_into(&mut self, id: ChunkId, below: &mut Below<'_, Self>) -> Result<u64, RepoError> {
         if id == ChunkId::ZERO {
             return Ok(0);
         }

@@ -121,7 +121,7 @@ pub fn judge(memory: &Memory, sight: &Sight) -> (Memory, Alarm) {
     for (id, known) in sight.settled.iter().filter(|(id, _)| !alarm.returned.contains(id)) {
         next.present.insert(*id, known.clone());
     }
-    alarm.vanished.sort_by(|a, b| (a.known.instant, a.backup).cmp(&(b.known.instant, b.backup)));
+    alarm.vanished.sort_by_key(|vanished| (vanished.known.instant, vanished.backup));
     next.bound();
     (next, alarm)
 }
