@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::failure::Usage;
-use super::secret::SecretSource;
+use super::secret::{self, SecretSource};
 use crate::repo::index::{IndexPlace, Opened};
 use crate::repo::keys::{KdfCost, Secret};
 use crate::repo::store::{DirectoryStore, ObjectStore, fs::RealFs};
@@ -33,6 +33,11 @@ impl Place {
         let Some(named) = context.global.repo() else {
             return Ok(Place { folder: default_folder()?, default_key: Some(default_key()?) });
         };
+        Place::named(named)
+    }
+
+    /// The repository in a folder that somebody named.
+    pub fn named(named: &Path) -> anyhow::Result<Place> {
         if named.to_str().is_some_and(|name| name.contains("://")) {
             let message = format!("{}: repositories are folders; other places are not supported", named.display());
             return Err(Usage::new(message, "mount it, and name the folder").into());
@@ -53,7 +58,7 @@ impl Place {
 
     /// Where its key comes from.
     pub fn key(&self, context: &Context<'_>) -> SecretSource {
-        match (SecretSource::choose(context.global.key_file()), &self.default_key) {
+        match (SecretSource::choose(context.global.key_file(), &secret::VARIABLES), &self.default_key) {
             (SecretSource::Ask, Some(key)) if key.exists() || !self.exists() => SecretSource::KeyFile(key.clone()),
             (source, _) => source,
         }
@@ -74,10 +79,42 @@ impl Place {
 
     /// Opens it; the secret that did so comes with it.
     pub fn open(&self, context: &Context<'_>) -> anyhow::Result<(Arc<Repository>, Secret)> {
+        self.open_with(context, &self.key(context), index_place(context, false)?)
+    }
+
+    /// Opens it as the second repository of a run. If `source` would have to ask, `other`, which opened the first one, is
+    /// tried before.
+    pub fn open_beside(
+        &self,
+        context: &Context<'_>,
+        source: &SecretSource,
+        other: &Secret,
+    ) -> anyhow::Result<Arc<Repository>> {
+        let place = index_place(context, true)?;
+        if matches!(source, SecretSource::Ask) {
+            match Repository::open(self.store()?, other, &place) {
+                Ok(repository) => return Ok(Arc::new(repository)),
+                Err(error @ RepoError::WrongKey { .. }) if !context.terminal.can_ask() => {
+                    let hint = "name the key of the second one: --to-key-file or --to-password-file";
+                    return Err(
+                        Usage::new(format!("the key of the first repository does not open it: {error}"), hint).into()
+                    );
+                }
+                Err(RepoError::WrongKey { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.open_with(context, source, place)?.0)
+    }
+
+    fn open_with(
+        &self,
+        context: &Context<'_>,
+        source: &SecretSource,
+        place: impl Fn(crate::repo::ids::RepoId) -> IndexPlace,
+    ) -> anyhow::Result<(Arc<Repository>, Secret)> {
         let store = self.store()?;
-        let source = self.key(context);
         let mut tries = if matches!(source, SecretSource::Ask) { TRIES } else { 1 };
-        let place = index_place(context)?;
         loop {
             let secret = source.secret(context.terminal, &self.shown())?;
             let store: Arc<dyn ObjectStore> = Arc::<DirectoryStore<RealFs>>::clone(&store);
@@ -111,7 +148,7 @@ impl Place {
         }
         let secret = self.key(context).new_secret(context.terminal, &self.shown())?;
         let store = DirectoryStore::create(&self.folder).map_err(RepoError::from)?;
-        let place = index_place(context)?;
+        let place = index_place(context, false)?;
         let repository = Repository::create(Arc::new(store), &secret, label, KdfCost::Calibrated, &place)?;
         context.terminal.say(&format!("created the repository {}", self.shown()));
         if let Secret::KeyFile(key) = &secret {
@@ -147,14 +184,19 @@ pub fn open_or_create_default(context: &Context<'_>) -> anyhow::Result<Arc<Repos
     Ok(place.open(context)?.0)
 }
 
-/// Where the index cache of a repository goes.
-fn index_place(context: &Context<'_>) -> anyhow::Result<impl Fn(crate::repo::ids::RepoId) -> IndexPlace + use<>> {
+/// Where the index cache of a repository goes. A folder that was named is the first repository's; that of a second one lies
+/// in it.
+fn index_place(
+    context: &Context<'_>,
+    second: bool,
+) -> anyhow::Result<impl Fn(crate::repo::ids::RepoId) -> IndexPlace + use<>> {
     let named = context.global.cache_dir.clone();
     let caches = match &named {
         Some(_) => PathBuf::new(),
         None => xdg("XDG_CACHE_HOME", ".cache")?,
     };
     Ok(move |id: crate::repo::ids::RepoId| match &named {
+        Some(folder) if second => IndexPlace::Folder(folder.join(id.to_string())),
         Some(folder) => IndexPlace::Folder(folder.clone()),
         None => IndexPlace::Folder(caches.join(id.to_string())),
     })

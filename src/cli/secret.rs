@@ -23,25 +23,45 @@ pub enum SecretSource {
     /// The first line of a file.
     PasswordFile(PathBuf),
     /// What a shell command prints.
-    PasswordCommand(String),
+    PasswordCommand {
+        /// The command.
+        command: String,
+        /// What it was named by: a variable or an option.
+        named: &'static str,
+    },
     /// An environment variable.
-    PasswordVariable,
+    PasswordVariable(&'static str),
     /// The person at the terminal.
     Ask,
 }
 
+/// The variables that say where a repository's secret comes from.
+pub struct Variables {
+    /// A file whose first line is the passphrase.
+    pub file: &'static str,
+    /// A shell command that prints it.
+    pub command: &'static str,
+    /// The passphrase.
+    pub password: &'static str,
+}
+
+/// Those of the repository.
+pub const VARIABLES: Variables =
+    Variables { file: "ABBILD_PASSWORD_FILE", command: "ABBILD_PASSWORD_COMMAND", password: "ABBILD_PASSWORD" };
+
 impl SecretSource {
     /// The key file that was named; else the first variable that is set; else the terminal.
-    pub fn choose(key_file: Option<&Path>) -> SecretSource {
+    pub fn choose(key_file: Option<&Path>, variables: &Variables) -> SecretSource {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(file) = key_file {
             SecretSource::KeyFile(file.to_owned())
-        } else if let Some(file) = variable("ABBILD_PASSWORD_FILE") {
+        } else if let Some(file) = variable(variables.file) {
             SecretSource::PasswordFile(file.into())
-        } else if let Some(command) = variable("ABBILD_PASSWORD_COMMAND") {
-            SecretSource::PasswordCommand(command.to_string_lossy().into_owned())
-        } else if variable("ABBILD_PASSWORD").is_some() {
-            SecretSource::PasswordVariable
+        } else if let Some(command) = variable(variables.command) {
+            let command = command.to_string_lossy().into_owned();
+            SecretSource::PasswordCommand { command, named: variables.command }
+        } else if variable(variables.password).is_some() {
+            SecretSource::PasswordVariable(variables.password)
         } else {
             SecretSource::Ask
         }
@@ -79,9 +99,9 @@ impl SecretSource {
         let passphrase = match self {
             SecretSource::KeyFile(path) => return Ok(Secret::KeyFile(KeyFile::load(path)?)),
             SecretSource::PasswordFile(path) => from_file(path)?,
-            SecretSource::PasswordCommand(command) => from_command(command)?,
-            SecretSource::PasswordVariable => {
-                let value = std::env::var("ABBILD_PASSWORD").context("ABBILD_PASSWORD is no UTF-8 text")?;
+            SecretSource::PasswordCommand { command, named } => from_command(command, named)?,
+            SecretSource::PasswordVariable(name) => {
+                let value = std::env::var(name).with_context(|| format!("{name} is no UTF-8 text"))?;
                 Zeroizing::new(value)
             }
             SecretSource::Ask => anyhow::bail!("there is nobody to ask"),
@@ -101,7 +121,7 @@ pub fn from_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(line)
 }
 
-fn from_command(command: &str) -> anyhow::Result<Zeroizing<String>> {
+fn from_command(command: &str, named: &str) -> anyhow::Result<Zeroizing<String>> {
     // The command itself is not quoted: it may hold what is better not in a log.
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
@@ -109,16 +129,17 @@ fn from_command(command: &str) -> anyhow::Result<Zeroizing<String>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
-        .context("cannot run ABBILD_PASSWORD_COMMAND")?;
-    let mut out = child.stdout.take().context("cannot read what ABBILD_PASSWORD_COMMAND prints")?;
-    let line = first_line(&mut out).context("cannot read what ABBILD_PASSWORD_COMMAND prints")?;
+        .with_context(|| format!("cannot run {named}"))?;
+    let unreadable = || format!("cannot read what {named} prints");
+    let mut out = child.stdout.take().with_context(unreadable)?;
+    let line = first_line(&mut out).with_context(unreadable)?;
     drop(out);
-    let status = child.wait().context("cannot wait for ABBILD_PASSWORD_COMMAND")?;
+    let status = child.wait().with_context(|| format!("cannot wait for {named}"))?;
     if !status.success() {
-        anyhow::bail!("ABBILD_PASSWORD_COMMAND failed ({status})");
+        anyhow::bail!("{named} failed ({status})");
     }
     if line.is_empty() {
-        anyhow::bail!("ABBILD_PASSWORD_COMMAND printed no passphrase");
+        anyhow::bail!("{named} printed no passphrase");
     }
     Ok(line)
 }

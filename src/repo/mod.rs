@@ -5,6 +5,7 @@
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
 //! - [`blob`], [`pack`] chunks → stored objects · [`index`] chunk → place · [`map`], [`manifest`] what a backup is made of
 //! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes
+//! - [`salvage`], [`new_packs`], [`quarantine`] what a repair saves, where it writes it, what it puts aside
 //!
 //! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
 
@@ -21,8 +22,11 @@ pub mod manifest;
 pub mod map;
 pub mod map_builder;
 pub mod name;
+pub mod new_packs;
 pub mod object;
 pub mod pack;
+pub mod quarantine;
+pub mod salvage;
 pub mod seal;
 pub mod segment_list;
 pub mod session;
@@ -160,8 +164,14 @@ impl Repository {
         secret: &Secret,
         place: impl Fn(RepoId) -> IndexPlace,
     ) -> Result<Repository, RepoError> {
-        let (config, config_hash) = Config::load(store.as_ref())?;
-        let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
+        let (mut config, mut config_hash) = Config::load(store.as_ref())?;
+        let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret).or_else(|error| {
+            // The configuration may be that of another repository, put in the place of ours.
+            let Ok(Some(other)) = Config::load_other(store.as_ref(), &config_hash) else { return Err(error) };
+            let unlocked = keys::unlock(store.as_ref(), &other.1, secret).map_err(|_| error)?;
+            (config, config_hash) = other;
+            Ok(unlocked)
+        })?;
         let keys = Keys::derive(&masters, config.repository);
         let (index, opened) = open_index(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
@@ -204,6 +214,15 @@ impl Repository {
     /// What was fixed when it was made.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What is wrong with the configuration, the key slots, and the copies of both.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn plain_faults(&self) -> Result<Vec<text::PlainFault>, RepoError> {
+        let slots = keys::faults(self.store())?;
+        Ok(Config::faults(self.store(), &self.config_hash).into_iter().chain(slots).collect())
     }
 
     /// Its keys.
@@ -403,7 +422,7 @@ impl Repository {
     }
 
     /// Forgets everything that was read by the index's rows.
-    pub(crate) fn forget_rows(&self) {
+    pub fn forget_rows(&self) {
         self.packs.clear();
         self.blobs.clear();
         self.lists.clear();
