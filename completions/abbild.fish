@@ -351,8 +351,13 @@ complete -c abbild -n "__fish_abbild_using_subcommand copy" -s q -l quiet -d 'Pr
 complete -c abbild -n "__fish_abbild_using_subcommand copy" -s v -l verbose -d 'Tell each step in plain lines'
 complete -c abbild -n "__fish_abbild_using_subcommand copy" -l no-progress -d 'Draw no progress bar'
 complete -c abbild -n "__fish_abbild_using_subcommand copy" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, drawn at random' -r
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l read-data -d 'Also read the data of all packs, or of this share of them, by number or size' -r
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l older-than -d 'Read only data that was not verified for so long (30d, 12h)' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l parity -d 'Have a recovery record of this share of its length made for every pack, present and future' -r
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l from -d 'Folder of a second repository to take from what is lost' -r -f -a "(__fish_complete_directories)"
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l from-key-file -d 'Key file that opens the second repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l from-password-file -d 'File whose first line is the passphrase of the second repository' -r -F
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l from-password-command -d 'Shell command that prints the passphrase of the second repository' -r
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l repo -d 'Folder of the repository' -r -f -a "(__fish_complete_directories)"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l key-file -d 'Key file that opens the repository' -r -F
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l cache-dir -d 'Folder of the index cache, on a local disk [default: $XDG_CACHE_HOME/abbild/REPOSITORY-ID]' -r -f -a "(__fish_complete_directories)"
@@ -360,7 +365,7 @@ complete -c abbild -n "__fish_abbild_using_subcommand check" -l color -d 'When t
 always\t'Always'
 never\t'Never'"
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l scrub -d 'Compare every stored byte with its checksums; needs no key'
-complete -c abbild -n "__fish_abbild_using_subcommand check" -l repair -d 'Repair what can be repaired'
+complete -c abbild -n "__fish_abbild_using_subcommand check" -l repair -d 'Repair what can be repaired; nothing is deleted'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l accept-store -d 'Take the store as it is now for the right one, whatever this host remembers of it: after it was restored from a copy'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -l json -d 'Print the result as JSON on stdout'
 complete -c abbild -n "__fish_abbild_using_subcommand check" -s q -l quiet -d 'Print no progress and nothing on success; warnings and errors stay'

@@ -8,10 +8,10 @@ use crate::ops::scrub::{ScrubOptions, ScrubReport, scrub};
 use crate::repo::parity::Share;
 
 /// What `check` takes for a scrub.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct ScrubArguments {
     /// Compare every stored byte with its checksums; needs no key
-    #[arg(long, conflicts_with = "read_data")]
+    #[arg(long, conflicts_with_all = ["read_data", "older_than", "from"])]
     scrub: bool,
     /// Have a recovery record of this share of its length made for every pack, present and future
     #[arg(long, value_name = "N%", requires_all = ["scrub", "repair"])]

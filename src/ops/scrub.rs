@@ -113,11 +113,11 @@ pub fn scrub(store: &dyn ObjectStore, options: ScrubOptions, control: Control<'_
 
 /// Configuration, key slots and the share of parity, each of which is stored twice.
 fn plain_objects(store: &dyn ObjectStore, options: ScrubOptions, report: &mut ScrubReport) -> Result<(), OpsError> {
-    let mut faults = Config::faults(store);
+    let mut faults = Config::faults(store, None);
     faults.extend(keys::faults(store)?);
     faults.extend(parity::share_faults(store));
-    for (name, error) in &faults {
-        report.damaged(name, error);
+    for fault in &faults {
+        report.damaged(&fault.object, &fault.error);
     }
     if faults.is_empty() || !options.repair {
         return Ok(());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::error::RepoError;
 use super::ids::RepoId;
 use super::store::{ObjectName, ObjectStore, StoreError};
-use super::text;
+use super::text::{self, PlainFault};
 use crate::chunker::{ChunkSizes, SEGMENT_BYTES};
 
 /// The repository format this version reads and writes.
@@ -62,10 +62,35 @@ impl Config {
         })
     }
 
-    /// What is wrong with it, and with its copy.
-    pub fn faults(store: &dyn ObjectStore) -> Vec<(ObjectName, RepoError)> {
+    /// The configuration and its copy, where both are whole and differ: only a key tells which is this repository's.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_other(store: &dyn ObjectStore, than: &[u8; 32]) -> Result<Option<(Config, [u8; 32])>, RepoError> {
+        let name = text::copy_of(&object_name());
+        let bytes = store.read(&name, text::TEXT_BYTES_MAX)?;
+        let config = Config::decode(name.as_str(), &bytes)?;
+        let hash = *blake3::hash(&bytes).as_bytes();
+        Ok((hash != *than).then_some((config, hash)))
+    }
+
+    /// What is wrong with it, and with its copy; `hash` is that of the right one, where a key tells which that is.
+    pub fn faults(store: &dyn ObjectStore, hash: Option<&[u8; 32]>) -> Vec<PlainFault> {
         let name = object_name();
-        text::faults(store, &name, |bytes| Config::decode(name.as_str(), bytes))
+        text::faults(store, &name, |bytes| {
+            Config::decode(name.as_str(), bytes)?;
+            let found = blake3::hash(bytes);
+            if hash.is_none_or(|hash| found.as_bytes() == hash) {
+                return Ok(());
+            }
+            Err(RepoError::Damaged {
+                object: name.to_string(),
+                field: "configuration",
+                at: 0,
+                expected: "the one that the keys were made for".to_owned(),
+                found: "another one".to_owned(),
+            })
+        })
     }
 
     /// Makes it anew from its copy, or the copy from it, as [`text::mend`].

@@ -156,6 +156,11 @@ impl RepoError {
         matches!(self, RepoError::Index { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy))
     }
 
+    /// Whether SQLite found the index cache itself damaged: it is to be made anew.
+    pub fn is_damaged_index(&self) -> bool {
+        matches!(self, RepoError::Index { source, .. } if super::index::is_damage(source))
+    }
+
     /// Whether the store's medium, or that of the index cache, is full.
     pub fn is_out_of_space(&self) -> bool {
         match self {

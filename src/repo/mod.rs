@@ -7,6 +7,7 @@
 //!   [`brief`] what a backup is made of
 //! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes ·
 //!   [`seen`] what this host remembers, so that a store that went back in time is noticed
+//! - [`salvage`], [`new_packs`], [`quarantine`] what a repair saves, where it writes it, what it puts aside
 //!
 //! Not in here: images, machines, guests. The repository takes segments of bytes and gives disks back.
 
@@ -25,10 +26,13 @@ pub mod manifest;
 pub mod map;
 pub mod map_builder;
 pub mod name;
+pub mod new_packs;
 pub mod object;
 pub mod pack;
 pub mod parity;
 pub mod pins;
+pub mod quarantine;
+pub mod salvage;
 pub mod seal;
 pub mod seen;
 pub mod segment_list;
@@ -172,8 +176,14 @@ impl Repository {
         secret: &Secret,
         place: impl Fn(RepoId) -> IndexPlace,
     ) -> Result<Repository, RepoError> {
-        let (config, config_hash) = Config::load(store.as_ref())?;
-        let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret)?;
+        let (mut config, mut config_hash) = Config::load(store.as_ref())?;
+        let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret).or_else(|error| {
+            // The configuration may be that of another repository, put in the place of ours.
+            let Ok(Some(other)) = Config::load_other(store.as_ref(), &config_hash) else { return Err(error) };
+            let unlocked = keys::unlock(store.as_ref(), &other.1, secret).map_err(|_| error)?;
+            (config, config_hash) = other;
+            Ok(unlocked)
+        })?;
         let keys = Keys::derive(&masters, config.repository);
         let (index, opened) = open_index(&place(config.repository), config.repository)?;
         Ok(Repository::assemble(store, config, config_hash, keys, masters, slot, index, opened))
@@ -217,6 +227,15 @@ impl Repository {
     /// What was fixed when it was made.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What is wrong with the configuration, the key slots, and the copies of both.
+    ///
+    /// # Errors
+    /// [`RepoError::Store`].
+    pub fn plain_faults(&self) -> Result<Vec<text::PlainFault>, RepoError> {
+        let slots = keys::faults(self.store())?;
+        Ok(Config::faults(self.store(), Some(&self.config_hash)).into_iter().chain(slots).collect())
     }
 
     /// Its keys.
@@ -424,7 +443,7 @@ impl Repository {
     }
 
     /// Forgets everything that was read by the index's rows.
-    pub(crate) fn forget_rows(&self) {
+    pub fn forget_rows(&self) {
         self.packs.clear();
         self.blobs.clear();
         self.lists.clear();

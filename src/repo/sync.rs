@@ -53,6 +53,17 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Store`], [`RepoError::Index`]. Damaged objects are reported, not errors: they concern only some.
     pub fn sync_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
+        match self.try_sync_index(progress) {
+            Err(error) if error.is_damaged_index() => {
+                self.index.recreate()?;
+                self.forget_rows();
+                self.try_sync_index(progress)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_sync_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
         // First what is known and what segments there are, then what is there: a pack that another process adds meanwhile
         // is then new, never gone.
         let generation = session::newest_generation(self.store())?;
@@ -157,7 +168,10 @@ impl Repository {
     /// # Errors
     /// As [`Repository::sync_index`].
     pub fn rebuild_index(&self, progress: &mut dyn FnMut(SyncProgress)) -> Result<SyncReport, RepoError> {
-        self.index.clear()?;
+        match self.index.clear() {
+            Err(error) if error.is_damaged_index() => self.index.recreate()?,
+            outcome => outcome?,
+        }
         self.forget_rows();
         self.sync_index(progress)
     }

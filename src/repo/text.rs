@@ -5,6 +5,8 @@
 
 use super::error::RepoError;
 use super::ids::to_hex;
+use super::quarantine;
+use super::salvage::twice;
 use super::store::{ObjectName, ObjectStore, StoreError};
 
 /// Largest plain object we read.
@@ -47,15 +49,69 @@ pub fn get<T>(
     })
 }
 
+/// One of the two that cannot be used.
+pub struct PlainFault {
+    /// Which.
+    pub object: ObjectName,
+    /// What is wrong with it.
+    pub error: RepoError,
+    /// The other one, if it is sound: what to write this one anew from.
+    pub twin: Option<ObjectName>,
+}
+
 /// What is wrong with a plain object, and with its copy.
 pub fn faults<T>(
     store: &dyn ObjectStore,
     name: &ObjectName,
     decode: impl Fn(&[u8]) -> Result<T, RepoError>,
-) -> Vec<(ObjectName, RepoError)> {
-    let both = [name.clone(), copy_of(name)];
-    let faulty = both.into_iter().filter_map(|name| get_one(store, &name, &decode).err().map(|error| (name, error)));
-    faulty.collect()
+) -> Vec<PlainFault> {
+    let copy = copy_of(name);
+    let look = |name: &ObjectName| {
+        twice(|| {
+            let bytes = store.read(name, TEXT_BYTES_MAX)?;
+            decode(&bytes).map(|_| bytes)
+        })
+    };
+    let fault = |object: &ObjectName, error, twin: Option<&ObjectName>| PlainFault {
+        object: object.clone(),
+        error,
+        twin: twin.cloned(),
+    };
+    match (look(name), look(&copy)) {
+        (Ok(own), Ok(other)) if own == other => Vec::new(),
+        // Both are whole, so neither came to be by accident.
+        (Ok(_), Ok(_)) => {
+            let error = RepoError::Damaged {
+                object: copy.to_string(),
+                field: "copy",
+                at: 0,
+                expected: format!("the bytes of {name}"),
+                found: "others, with a right checksum".to_owned(),
+            };
+            vec![fault(&copy, error, None)]
+        }
+        (Err(error), Ok(_)) => vec![fault(name, error, Some(&copy))],
+        (Ok(_), Err(error)) => vec![fault(&copy, error, Some(name))],
+        (Err(own), Err(other)) => vec![fault(name, own, None), fault(&copy, other, None)],
+    }
+}
+
+/// Writes one of the two anew from its sound twin; what lies there is put aside first, and the twin is sound all the while.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn restore(store: &dyn ObjectStore, object: &ObjectName, twin: &ObjectName) -> Result<(), RepoError> {
+    let bytes = store.read(twin, TEXT_BYTES_MAX)?;
+    quarantine::put(store, object, object)?;
+    match store.put_exclusive(object, &bytes) {
+        Ok(()) | Err(StoreError::Exists { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // A slot that is being removed goes copy first: what was written from it must not bring it back.
+    match store.len(twin) {
+        Err(StoreError::NotFound { .. }) => Ok(store.remove(object)?),
+        outcome => Ok(outcome.map(drop)?),
+    }
 }
 
 /// Makes an object that is missing or damaged anew from its twin, the object from the copy or the copy from the object,
@@ -77,10 +133,7 @@ pub fn mend<T>(
         _ => return Ok(None),
     };
     let bytes = store.read(sound, TEXT_BYTES_MAX)?;
-    match store.remove(bad) {
-        Ok(()) | Err(StoreError::NotFound { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
+    quarantine::put(store, bad, bad)?;
     store.put_exclusive(bad, &bytes)?;
     // Somebody may be removing both: what he took away must not come back from here.
     match store.len(sound) {

@@ -238,7 +238,7 @@ impl<'r> Run<'r, '_> {
         self.report.written.bytes += repacked.written;
         self.report.left = Amount::of(&wanted.left);
         self.report.unused_bytes = wanted.unused_bytes;
-        segments::rewrite(self.repository)?;
+        segments::rewrite(self.repository, segments::Old::Remove)?;
 
         let orphans = wanted.left.iter().map(|pack| pack.id).collect();
         let closing = self.close(generation, orphans)?;

@@ -5,18 +5,15 @@
 
 use super::mark::Marks;
 use super::plan::PackUse;
-use crate::repo::blob::{BlobPacker, PackedBlob};
+use crate::repo::Repository;
 use crate::repo::error::RepoError;
 use crate::repo::ids::PackId;
+use crate::repo::new_packs::{NewPacks, settle};
 use crate::repo::pack::Directory;
 use crate::repo::pack::reader::{self, OpenPack};
-use crate::repo::pack::writer::{FinishedPack, PackWriter, Padding};
+use crate::repo::parity;
 use crate::repo::seal::Kind;
 use crate::repo::store::StoreError;
-use crate::repo::{Repository, listed_packs, parity};
-
-/// Directories are published as an index segment whenever so many bytes of them have gathered.
-const SEGMENT_BYTES_TARGET: usize = 8 << 20;
 
 /// What was written anew.
 #[derive(Default)]
@@ -44,7 +41,7 @@ pub fn repack<'r>(
     let mut repacked = Repacked::default();
     let mut finished = Vec::new();
     for kind in [Kind::DataPack, Kind::MapPack] {
-        let mut writer = Writer { repository, kind, open: None, loose: BlobPacker::default(), finished: Vec::new() };
+        let mut writer = NewPacks::new(repository, kind);
         for pack in packs.iter().filter(|pack| pack.kind == kind) {
             match copy(repository, marks, pack, &mut writer) {
                 Ok(()) => repacked.old.push(pack.clone()),
@@ -58,31 +55,23 @@ pub fn repack<'r>(
         }
         finished.extend(writer.finish()?);
     }
-    let mut unpublished: Vec<FinishedPack> = Vec::new();
-    for pack in finished {
-        for directory in repository.add_to_index(std::slice::from_ref(&pack))? {
-            marks.add_live_pack(pack.id, directory.chunks().len());
-        }
+    settle(repository, finished, &mut |pack, directory| {
+        marks.add_live_pack(pack.id, directory.chunks().len());
         repacked.new.push(pack.id);
-        repacked.written += pack.len + parity::stored_bytes(repository.store(), pack.id)?;
-        unpublished.push(pack);
-        if unpublished.iter().map(|pack| pack.directory.len()).sum::<usize>() >= SEGMENT_BYTES_TARGET {
-            repository.publish_segment(&std::mem::take(&mut unpublished))?;
-        }
+        repacked.written += pack.len;
+    })?;
+    for id in &repacked.new {
+        repacked.written += parity::stored_bytes(repository.store(), *id)?;
     }
-    if !unpublished.is_empty() {
-        repository.publish_segment(&unpublished)?;
-    }
-    // The last look before the old ones go: the new ones must be in the store's own listing.
-    let listed = listed_packs(repository.store())?;
-    let missing: Vec<&PackId> = repacked.new.iter().filter(|id| !listed.contains_key(*id)).collect();
-    match missing.first() {
-        Some(first) => Err(RepoError::PacksVanished { count: missing.len(), first: first.to_string() }),
-        None => Ok(repacked),
-    }
+    Ok(repacked)
 }
 
-fn copy(repository: &Repository, marks: &Marks<'_>, pack: &PackUse, writer: &mut Writer<'_>) -> Result<(), RepoError> {
+fn copy(
+    repository: &Repository,
+    marks: &Marks<'_>,
+    pack: &PackUse,
+    writer: &mut NewPacks<'_>,
+) -> Result<(), RepoError> {
     let (store, keys) = (repository.store(), repository.keys());
     let old = OpenPack::from_index(keys, &reader::read_record(store, keys, pack.id)?)?;
     let mut position = 0;
@@ -97,46 +86,12 @@ fn copy(repository: &Repository, marks: &Marks<'_>, pack: &PackUse, writer: &mut
         }
         let (packed, plain) = old.read_packed(store, keys, number)?;
         if live == chunks.len() {
-            writer.add(packed)?;
+            writer.add_blob(packed)?;
             continue;
         }
         for (_, (id, place)) in chunks.iter().enumerate().filter(|(at, _)| is_live(*at)) {
-            if let Some(full) = writer.loose.add(*id, plain.chunk(keys, place.at)?)? {
-                writer.add(full)?;
-            }
+            writer.add_chunk(*id, plain.chunk(keys, place.at)?)?;
         }
     }
     Ok(())
-}
-
-struct Writer<'r> {
-    repository: &'r Repository,
-    kind: Kind,
-    open: Option<PackWriter<'r>>,
-    /// Chunks of blobs that are not needed whole.
-    loose: BlobPacker,
-    finished: Vec<FinishedPack>,
-}
-
-impl Writer<'_> {
-    fn add(&mut self, blob: PackedBlob) -> Result<(), RepoError> {
-        if let Some(full) = self.open.take_if(|pack| !pack.fits(&blob)) {
-            self.finished.push(full.finish(Padding::Full)?);
-        }
-        let pack = match &mut self.open {
-            Some(pack) => pack,
-            none => none.insert(self.repository.begin_pack(self.kind)?),
-        };
-        pack.add(blob)
-    }
-
-    fn finish(mut self) -> Result<Vec<FinishedPack>, RepoError> {
-        if let Some(last) = self.loose.take()? {
-            self.add(last)?;
-        }
-        if let Some(last) = self.open.take() {
-            self.finished.push(last.finish(Padding::SizeClass)?);
-        }
-        Ok(self.finished)
-    }
 }

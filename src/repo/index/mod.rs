@@ -10,13 +10,14 @@
 //! segments name. `state` has the generation that the store was last listed in, and whether packs were dropped: a chunk of
 //! theirs may lie in another pack as well, which then only a rebuild finds. `lost` has the packs that were
 //! missing or damaged once, `doubted` the backups that may have needed them: no later backup may be built on those. `brief`
-//! has what is worth knowing of manifests that were read.
+//! has what is worth knowing of manifests that were read, `verified` when each pack was read whole last.
 //!
 //! It lies on a local disk: SQLite's write-ahead log needs shared memory, which network mounts do not have.
 
 mod brief;
 mod segment;
 mod upkeep;
+mod verified;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,11 @@ const CACHE_KIB: i64 = 16 << 10;
 const BUSY: Duration = Duration::from_secs(60);
 /// Bytes of an id that `chunk` keeps; the full id is compared in the directory.
 const KEY_BYTES: usize = 16;
+
+/// Notes where a chunk lies. One that was found rotten and came again is read from its new place.
+const ADD_CHUNK: &str =
+    "INSERT INTO chunk (key, pack) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pack = excluded.pack
+     WHERE pack IN (SELECT pack.row FROM pack JOIN rotten ON pack.id = rotten.id)";
 
 /// Where an index lies.
 #[derive(Clone, Debug)]
@@ -74,6 +80,9 @@ pub enum Opened {
 /// The index of one repository on this host.
 pub struct Index {
     file: String,
+    repository: RepoId,
+    /// `None` in memory.
+    folder: Option<PathBuf>,
     connection: Mutex<Connection>,
 }
 
@@ -100,6 +109,31 @@ impl Index {
             .map_err(sqlite(&self.file))
     }
 
+    /// Makes an empty cache in place of one that SQLite found damaged while it was open. What can still be read of what
+    /// outlives [`Index::clear`] is kept.
+    ///
+    /// # Errors
+    /// [`RepoError::Index`], [`RepoError::IndexPlace`].
+    pub fn recreate(&self) -> Result<(), RepoError> {
+        let (lost, doubted) = (self.lost().unwrap_or_default(), self.doubted().unwrap_or_default());
+        let (rotten, verified) = (self.rotten().unwrap_or_default(), self.verified().unwrap_or_default());
+        {
+            let mut connection = self.lock();
+            // Closed before its file goes.
+            *connection = Connection::open_in_memory().map_err(sqlite(&self.file))?;
+            match &self.folder {
+                Some(folder) => *connection = connect_anew(&folder.join("index.sqlite"), self.repository, BUSY)?,
+                None => prepare(&connection, self.repository, BUSY).map_err(sqlite(&self.file))?,
+            }
+        }
+        let all = |ids: HashSet<PackId>| ids.into_iter().collect::<Vec<_>>();
+        self.note_lost(&all(lost), &doubted.into_iter().collect::<Vec<_>>())?;
+        for (pack, second) in verified {
+            self.note_verified(pack, second)?;
+        }
+        self.note_rotten(&all(rotten))
+    }
+
     /// Adds durable packs and their chunks, in one transaction. Packs that are known are left as they are.
     ///
     /// # Errors
@@ -115,11 +149,7 @@ impl Index {
             let mut add_pack = transaction.prepare_cached(
                 "INSERT OR IGNORE INTO pack (id, kind, len, header, directory, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             )?;
-            // A chunk that was found rotten and came again is read from its new place.
-            let mut add_chunk = transaction.prepare_cached(
-                "INSERT INTO chunk (key, pack) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pack = excluded.pack
-                 WHERE pack IN (SELECT pack.row FROM pack JOIN rotten ON pack.id = rotten.id)",
-            )?;
+            let mut add_chunk = transaction.prepare_cached(ADD_CHUNK)?;
             for (pack, directory) in packs {
                 let added = add_pack.execute(params![
                     pack.id.0.as_slice(),
@@ -310,7 +340,7 @@ fn open_waiting(place: &IndexPlace, repository: RepoId, busy: Duration) -> Resul
         let file = "in memory".to_owned();
         let connection = Connection::open_in_memory().map_err(sqlite(&file))?;
         prepare(&connection, repository, busy).map_err(sqlite(&file))?;
-        return Ok((Index { file, connection: Mutex::new(connection) }, Opened::Created));
+        return Ok((Index { file, repository, folder: None, connection: Mutex::new(connection) }, Opened::Created));
     };
     let path = folder.join("index.sqlite");
     let file = path.display().to_string();
@@ -335,36 +365,47 @@ fn open_waiting(place: &IndexPlace, repository: RepoId, busy: Duration) -> Resul
         return Err(RepoError::IndexPlace { file, reason });
     }
     let existed = path.exists();
+    let index = |connection| {
+        let connection = Mutex::new(connection);
+        Index { file: file.clone(), repository, folder: Some(folder.clone()), connection }
+    };
     match connect(&path, repository, busy) {
         Ok(connection) => {
             let opened = if existed { Opened::Found } else { Opened::Created };
-            Ok((Index { file, connection: Mutex::new(connection) }, opened))
+            Ok((index(connection), opened))
         }
         // Busy, full, not allowed: nothing is wrong with it, and another process may be using it.
         Err(Unusable::Sqlite(source)) if !is_damage(&source) => Err(RepoError::Index { file, source }),
         Err(why) => {
-            for suffix in ["", "-wal", "-shm"] {
-                let leftover = PathBuf::from(format!("{file}{suffix}"));
-                match std::fs::remove_file(&leftover) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable(error)),
-                    _ => {}
-                }
-            }
-            let connection = connect(&path, repository, busy).map_err(|error| match error {
-                Unusable::Sqlite(source) => RepoError::Index { file: file.clone(), source },
-                Unusable::Foreign(reason) => RepoError::IndexPlace { file: file.clone(), reason },
-            })?;
+            let connection = connect_anew(&path, repository, busy)?;
             let why = match why {
                 Unusable::Sqlite(error) => error.to_string(),
                 Unusable::Foreign(reason) => reason,
             };
-            Ok((Index { file, connection: Mutex::new(connection) }, Opened::Discarded(why)))
+            Ok((index(connection), Opened::Discarded(why)))
         }
     }
 }
 
+/// Removes the cache and makes an empty one.
+fn connect_anew(path: &Path, repository: RepoId, busy: Duration) -> Result<Connection, RepoError> {
+    let file = path.display().to_string();
+    for suffix in ["", "-wal", "-shm"] {
+        match std::fs::remove_file(PathBuf::from(format!("{file}{suffix}"))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(RepoError::IndexPlace { file, reason: error.to_string() });
+            }
+            _ => {}
+        }
+    }
+    connect(path, repository, busy).map_err(|error| match error {
+        Unusable::Sqlite(source) => RepoError::Index { file: file.clone(), source },
+        Unusable::Foreign(reason) => RepoError::IndexPlace { file: file.clone(), reason },
+    })
+}
+
 /// Whether an error means that the cache itself is no good, rather than that it cannot be used just now.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
     // `Unknown` is how SQLite answers for tables and columns that are not there; without a code the rows are not ours.
     matches!(error.sqlite_error_code(), None | Some(DatabaseCorrupt | NotADatabase | Unknown))
@@ -412,6 +453,7 @@ fn prepare(connection: &Connection, repository: RepoId, busy: Duration) -> rusql
          CREATE TABLE IF NOT EXISTS lost (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS doubted (backup BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS rotten (id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS verified (id BLOB PRIMARY KEY, second INTEGER NOT NULL) STRICT, WITHOUT ROWID;
          {}",
         brief::TABLE
     ))?;

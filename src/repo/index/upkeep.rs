@@ -78,7 +78,8 @@ impl Index {
         drop_all().map_err(sqlite(&self.file))
     }
 
-    /// Notes the chunks of packs that the index has once more: where another pack had them, that one was dropped.
+    /// Notes the chunks of packs that the index has once more: where another pack had them, that one was dropped, or was
+    /// found damaged.
     ///
     /// # Errors
     /// [`RepoError::Index`].
@@ -88,7 +89,7 @@ impl Index {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for pack in packs {
                 let Some((row, directory)) = directory_of(&transaction, *pack)? else { continue };
-                let mut add = transaction.prepare_cached("INSERT OR IGNORE INTO chunk (key, pack) VALUES (?, ?)")?;
+                let mut add = transaction.prepare_cached(super::ADD_CHUNK)?;
                 for (id, _) in directory.chunks() {
                     add.execute(params![&id.0[..KEY_BYTES], row])?;
                 }

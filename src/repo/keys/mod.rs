@@ -22,7 +22,7 @@ use super::error::RepoError;
 use super::ids::{ObjectId, random};
 use super::seal::MasterSecrets;
 use super::store::{ObjectName, ObjectStore, StoreError};
-use super::text;
+use super::text::{self, PlainFault};
 use slot::Slot;
 
 /// Most slots a repository may have: each costs an attacker's guess nothing, and an opener one derivation.
@@ -129,7 +129,7 @@ pub fn remove(store: &dyn ObjectStore, id: ObjectId) -> Result<(), RepoError> {
 ///
 /// # Errors
 /// [`RepoError::Store`].
-pub fn faults(store: &dyn ObjectStore) -> Result<Vec<(ObjectName, RepoError)>, RepoError> {
+pub fn faults(store: &dyn ObjectStore) -> Result<Vec<PlainFault>, RepoError> {
     let names = names(store)?;
     Ok(names.iter().flat_map(|name| text::faults(store, name, |bytes| Slot::decode(name, bytes))).collect())
 }

@@ -194,8 +194,21 @@ pub(crate) fn sound_stripes(name: &str, pack: &[u8]) -> Result<Vec<bool>, RepoEr
 /// # Errors
 /// [`RepoError::Damaged`] naming object and offset; [`RepoError::Store`].
 pub fn verify(store: &dyn ObjectStore, keys: &Keys, id: PackId) -> Result<FinishedPack, RepoError> {
+    verify_at(store, keys, id, &object_name(id))
+}
+
+/// The same for a pack that lies elsewhere than it was sealed for: in the trash.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_at(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    id: PackId,
+    place: &ObjectName,
+) -> Result<FinishedPack, RepoError> {
     let name = object_name(id);
-    let bytes = store.read(&name, PACK_BYTES_MAX)?;
+    let bytes = store.read(place, PACK_BYTES_MAX)?;
     let len = bytes.len() as u64;
     let trailer = parse_trailer(name.as_str(), &bytes)?;
     for (number, expected) in trailer.stripe_hashes.chunks_exact(32).enumerate() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::repo::error::RepoError;
 use crate::repo::store::{ObjectName, ObjectStore, StoreError};
-use crate::repo::text;
+use crate::repo::text::{self, PlainFault};
 
 /// Largest share: the memory of a backup grows with it.
 const PERMILLE_MAX: u16 = 250;
@@ -121,10 +121,10 @@ pub fn set_share(store: &dyn ObjectStore, share: Share) -> Result<(), RepoError>
 }
 
 /// What is wrong with the object that says it, and with its copy. Nothing is, if it is not there at all.
-pub fn share_faults(store: &dyn ObjectStore) -> Vec<(ObjectName, RepoError)> {
+pub fn share_faults(store: &dyn ObjectStore) -> Vec<PlainFault> {
     let mut faults = text::faults(store, &share_name(), decode);
     let is_missing = |error: &RepoError| matches!(error, RepoError::Store(StoreError::NotFound { .. }));
-    if faults.len() == 2 && faults.iter().all(|(_, error)| is_missing(error)) {
+    if faults.len() == 2 && faults.iter().all(|fault| is_missing(&fault.error)) {
         faults.clear();
     }
     faults

@@ -66,7 +66,11 @@ pub fn clean(store: &dyn ObjectStore, is_over: impl Fn(ObjectId) -> bool) -> Res
     Ok(())
 }
 
-fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
+/// The names of all renewals.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
     let mut names = Vec::new();
     store.list(FOLDER, &mut |object| {
         names.push(object.name);

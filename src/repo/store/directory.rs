@@ -345,6 +345,16 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         })
     }
 
+    fn unfinished(&self, folder: &str, each: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.walk(folder, &mut |seen| match seen {
+            Seen::Temporary { path, .. } => {
+                let below = path.strip_prefix(&self.root).unwrap_or(&path);
+                each(&below.to_string_lossy().escape_debug().to_string())
+            }
+            _ => ControlFlow::Continue(()),
+        })
+    }
+
     fn rename(&self, from: &ObjectName, to: &ObjectName) -> Result<(), StoreError> {
         self.len(from)?; // only objects move: a folder of this name must not
         self.ensure_folder(to.folder())?;

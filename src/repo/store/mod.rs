@@ -88,6 +88,12 @@ pub trait ObjectStore: Send + Sync {
     /// As [`list`](ObjectStore::list).
     fn foreign(&self, folder: &str, each: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<(), StoreError>;
 
+    /// Shows the names of unfinished objects below `folder`: of writers at work, or of such that died.
+    ///
+    /// # Errors
+    /// As [`list`](ObjectStore::list).
+    fn unfinished(&self, folder: &str, each: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<(), StoreError>;
+
     /// Gives an object another name, durably; never replaces. After a crash both names may be there.
     ///
     /// # Errors
