@@ -11,20 +11,23 @@ use abbild::repo::gc::trash;
 use abbild::repo::ids::BackupId;
 
 use crate::processes::{Reported, Stage, answer, backup_of, draw, forgotten_of, number};
-use crate::world::noise;
+use crate::world::{content_of, full_check, noise};
 
 const KILLS: u64 = 40;
 /// Rounds between two looks at everything.
 const LOOK_EVERY: u64 = 20;
 
 /// The verbs that take turns, each with its arguments.
-const VERBS: [(&str, &[&str]); 7] = [
+const VERBS: [(&str, &[&str]); 10] = [
     ("backup", &["backup", "IMAGE"]),
     ("forget", &["forget", "--keep-last", "3"]),
     ("backup", &["backup", "IMAGE"]),
     ("prune", &["prune", "--max-unused", "0"]),
     ("backup", &["backup", "IMAGE", "--full"]),
+    ("copy", &["copy", "--to", "SECOND"]),
     ("undo", &["forget", "--undo", "OLDEST"]),
+    ("repair", &["check", "--repair", "--read-data"]),
+    ("scrub", &["check", "--scrub", "--repair"]),
     ("prune", &["prune", "--max-unused", "0"]),
 ];
 
@@ -34,11 +37,28 @@ fn disk(turn: u64) -> Vec<u8> {
     [noise(512 << 10, 99)].into_iter().chain(changed).collect::<Vec<_>>().concat()
 }
 
+/// What lies in the second repository restores to what its origins were reported as.
+fn assert_copies(stage: &Stage, reported: &Reported) -> usize {
+    let there = stage.open("second");
+    let copies = there.manifests(&mut |id, error| panic!("{id}: {error}")).unwrap();
+    for copy in &copies {
+        let content = content_of(&there, copy.backup).unwrap_or_else(|error| panic!("copy {}: {error}", copy.backup));
+        if let Some(hash) = reported.get(&copy.copied_from.unwrap().backup) {
+            assert_eq!(blake3::hash(&content), *hash, "copy {} restores other bytes", copy.backup);
+        }
+    }
+    let report = full_check(&there).unwrap();
+    assert!(report.faults.is_empty() && report.damaged_backups.is_empty(), "{report:?}");
+    copies.len()
+}
+
 #[test]
 fn kills_at_any_moment_of_any_verb_lose_nothing() {
     let kills = number("ABBILD_TEST_KILLS", KILLS);
     let stage = Stage::new();
-    let image = stage.path("machine.raw");
+    let (image, second) = (stage.path("machine.raw"), stage.path("second"));
+    let made = stage.abbild_on("second", "maker", &["init"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let (mut reported, mut forgotten) = (Reported::new(), HashSet::new());
     let mut usual: HashMap<&str, Duration> = HashMap::new();
     let mut died: BTreeMap<&str, u64> = BTreeMap::new();
@@ -57,6 +77,7 @@ fn kills_at_any_moment_of_any_verb_lose_nothing() {
             .map(|word| match *word {
                 "IMAGE" => image.to_str().unwrap(),
                 "OLDEST" => &oldest,
+                "SECOND" => second.to_str().unwrap(),
                 word => word,
             })
             .collect();
@@ -91,12 +112,17 @@ fn kills_at_any_moment_of_any_verb_lose_nothing() {
         }
         if turn % LOOK_EVERY == 0 {
             stage.assert_kept(&reported, &forgotten);
+            assert_copies(&stage, &reported);
         }
     }
     let run = stage.abbild("host", &["prune", "--max-unused", "0"]).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert_eq!(trash::list(stage.repository().store()).unwrap(), []);
     let listed = stage.assert_kept(&reported, &forgotten);
-    println!("{died:?} killed in {turn} runs, {} backups reported, {listed} listed: 0 lost", reported.len());
+    let copies = assert_copies(&stage, &reported);
+    println!(
+        "{died:?} killed in {turn} runs, {} backups reported, {listed} listed, {copies} copies: 0 lost",
+        reported.len()
+    );
     assert!(died.len() >= 3, "every verb must die now and then");
 }

@@ -47,8 +47,13 @@ impl Stage {
 
     /// The command as `host` runs it, with JSON on stdout.
     pub fn abbild(&self, host: &str, args: &[&str]) -> Command {
+        self.abbild_on("repository", host, args)
+    }
+
+    /// The same on the repository in `folder`.
+    pub fn abbild_on(&self, folder: &str, host: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_abbild"));
-        command.args(args).args(["--json", "--no-progress", "--repo"]).arg(self.path("repository"));
+        command.args(args).args(["--json", "--no-progress", "--repo"]).arg(self.path(folder));
         command.arg("--key-file").arg(self.path("key")).arg("--cache-dir").arg(self.path(host));
         command.env("XDG_STATE_HOME", self.path(&format!("state-of-{host}")));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
