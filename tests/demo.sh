@@ -32,7 +32,9 @@ rm -rf "$demo"
 mkdir -p "$demo/guest" "$demo/restored"
 # Nothing of the person who runs this may take part: neither folders nor a repository or key from the environment.
 for name in "${!ABBILD_@}"; do unset "$name"; done
-export XDG_DATA_HOME=$demo/data XDG_CONFIG_HOME=$demo/config XDG_CACHE_HOME=$demo/cache
+export XDG_DATA_HOME=$demo/data XDG_CONFIG_HOME=$demo/config XDG_CACHE_HOME=$demo/cache XDG_STATE_HOME=$demo/state
+# However full the disk of this machine is.
+export ABBILD_WARN_FREE=0
 tar -xzf fixtures/guest.tar.gz -C "$demo/guest"
 vmx=$(find "$demo/guest" -name web1.vmx)
 [[ -n $vmx ]] || fail "no web1.vmx in fixtures/guest.tar.gz"
