@@ -8,6 +8,7 @@
 //! needed to restore.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -298,6 +299,7 @@ impl<'r> Intake<'r> {
             intake: self,
             data: BlobPacker::default(),
             map: BlobPacker::default(),
+            window: Vec::new(),
             list: Vec::new(),
             zeros: 0,
             near: None,
@@ -315,6 +317,8 @@ pub struct SegmentWriter<'i, 'r> {
     intake: &'i Intake<'r>,
     data: BlobPacker,
     map: BlobPacker,
+    /// Bytes being cut; kept for its memory.
+    window: Vec<u8>,
     /// The list being made, without the zeros at its end.
     list: Vec<u8>,
     /// Zero bytes at its end so far.
@@ -329,28 +333,53 @@ impl SegmentWriter<'_, '_> {
     /// # Errors
     /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
     pub fn store_segment(&mut self, segment: &[u8]) -> Result<ChunkId, RepoError> {
-        self.append_bytes(segment)?;
+        self.append(0..segment.len(), |at, part| {
+            part.copy_from_slice(&segment[at..at + part.len()]);
+            Ok::<_, RepoError>(())
+        })?;
         self.finish_list()
     }
 
-    /// Cuts `bytes` and appends the pieces to the list being made.
+    /// Cuts the bytes at `range` of a segment and appends the pieces to the list being made. `read` is called with
+    /// positions in the segment, in order, and fills what it is given.
     ///
     /// # Errors
-    /// As [`SegmentWriter::store_segment`].
-    pub fn append_bytes(&mut self, bytes: &[u8]) -> Result<(), RepoError> {
+    /// As [`SegmentWriter::store_segment`], and those of `read`.
+    pub fn append<E: From<RepoError>>(
+        &mut self,
+        range: Range<usize>,
+        mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let intake = self.intake;
-        intake.chunker.cut(bytes, |piece| {
-            match piece {
-                Piece::Zero(range) => self.append_entry(ListEntry::Zero(range.len() as u32)), // ≤ a segment, 4 MiB
-                Piece::Chunk(range) => {
-                    let chunk = &bytes[range];
-                    let id = intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
-                    self.store_chunk(ChunkKind::Data, id, chunk)?;
-                    self.append_entry(ListEntry::Chunk(id, chunk.len() as u32));
+        // Portions that stay in a core's cache, rather than the whole segment.
+        let mut window = std::mem::take(&mut self.window);
+        window.resize(intake.chunker.window_bytes(), 0);
+        let (mut cut_to, mut read_to) = (range.start, range.start);
+        while cut_to < range.end {
+            let left_over = read_to - cut_to;
+            let end = range.end.min(cut_to + window.len());
+            read(read_to, &mut window[left_over..end - cut_to])?;
+            read_to = end;
+            let bytes = &window[..end - cut_to];
+            let cut = intake.chunker.cut_portion(cut_to, bytes, read_to < range.end, |piece| match piece {
+                Piece::Zero(range) => {
+                    self.append_entry(ListEntry::Zero(range.len() as u32)); // ≤ a segment, 4 MiB
+                    Ok(())
                 }
-            }
-            Ok(())
-        })
+                Piece::Chunk(range) => self.append_chunk(&bytes[range]),
+            })?;
+            window.copy_within(cut..end - cut_to, 0);
+            cut_to += cut;
+        }
+        self.window = window;
+        Ok(())
+    }
+
+    fn append_chunk(&mut self, chunk: &[u8]) -> Result<(), RepoError> {
+        let id = self.intake.repository.keys().chunk_id(ChunkKind::Data, chunk);
+        self.store_chunk(ChunkKind::Data, id, chunk)?;
+        self.append_entry(ListEntry::Chunk(id, chunk.len() as u32));
+        Ok(())
     }
 
     /// Appends an entry that the repository is known to hold to the list being made.

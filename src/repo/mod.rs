@@ -229,13 +229,15 @@ impl Repository {
         &self.config
     }
 
-    /// What is wrong with the configuration, the key slots, and the copies of both.
+    /// What is wrong with the configuration, the key slots, the share of parity, and the copies of these.
     ///
     /// # Errors
     /// [`RepoError::Store`].
     pub fn plain_faults(&self) -> Result<Vec<text::PlainFault>, RepoError> {
-        let slots = keys::faults(self.store())?;
-        Ok(Config::faults(self.store(), Some(&self.config_hash)).into_iter().chain(slots).collect())
+        let mut faults = Config::faults(self.store(), Some(&self.config_hash));
+        faults.extend(keys::faults(self.store())?);
+        faults.extend(parity::share_faults(self.store()));
+        Ok(faults)
     }
 
     /// Its keys.

@@ -6,6 +6,8 @@
 //!
 //! The last 32 bytes need no key: a scrub without one still finds damage. The padding hides the payload's exact length.
 
+use serde::de::DeserializeOwned;
+
 use super::error::RepoError;
 use super::ids::to_hex;
 use super::seal::{HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
@@ -106,6 +108,25 @@ pub fn put(
 /// As [`decode`], and [`RepoError::Store`].
 pub fn get(store: &dyn ObjectStore, keys: &Keys, kind: Kind, name: &ObjectName) -> Result<Vec<u8>, RepoError> {
     decode(keys, kind, name, &store.read(name, OBJECT_BYTES_MAX)?)
+}
+
+/// Reads and opens the object `name`, whose payload is JSON.
+///
+/// # Errors
+/// As [`get`]; [`RepoError::Damaged`] if it is other JSON, or none.
+pub fn get_json<T: DeserializeOwned>(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    kind: Kind,
+    name: &ObjectName,
+) -> Result<T, RepoError> {
+    serde_json::from_slice(&get(store, keys, kind, name)?).map_err(|error| RepoError::Damaged {
+        object: name.to_string(),
+        field: "payload",
+        at: 0,
+        expected: "its JSON".to_owned(),
+        found: error.to_string(),
+    })
 }
 
 /// Reads and opens the object that was sealed as `sealed_as` and lies at `at` now.

@@ -113,19 +113,17 @@ pub fn is_pinned(store: &dyn ObjectStore, backup: BackupId) -> Result<bool, Repo
 /// [`RepoError::Damaged`], [`RepoError::Store`], with `NotFound` if it is not pinned.
 pub fn load(store: &dyn ObjectStore, keys: &Keys, backup: BackupId) -> Result<Pin, RepoError> {
     let name = object_name(backup);
-    let damaged = |expected: &str, found: String| RepoError::Damaged {
+    let pin: Pin = object::get_json(store, keys, Kind::Pin, &name)?;
+    if pin.backup == backup {
+        return Ok(pin);
+    }
+    Err(RepoError::Damaged {
         object: name.to_string(),
         field: "pin",
         at: 0,
-        expected: expected.to_owned(),
-        found,
-    };
-    let payload = object::get(store, keys, Kind::Pin, &name)?;
-    let pin: Pin = serde_json::from_slice(&payload).map_err(|error| damaged("its JSON", error.to_string()))?;
-    if pin.backup != backup {
-        return Err(damaged(&backup.to_string(), pin.backup.to_string()));
-    }
-    Ok(pin)
+        expected: backup.to_string(),
+        found: pin.backup.to_string(),
+    })
 }
 
 /// Pins a backup. When this returns, no forgetting from now on takes it, and none that was going on meanwhile keeps it.

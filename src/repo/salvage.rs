@@ -9,8 +9,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Repository;
-use super::config;
 use super::error::RepoError;
 use super::ids::{ChunkId, PackId};
 use super::new_packs::{NewPacks, settle};
@@ -19,6 +17,7 @@ use super::pack::writer::FinishedPack;
 use super::pack::{ChunkPlace, Directory};
 use super::seal::{ChunkKind, Kind};
 use super::store::{ObjectName, StoreError};
+use super::{Repository, config, settle_packs};
 
 /// A damaged pack, blob by blob.
 pub struct Remains {
@@ -264,6 +263,8 @@ pub fn rescue(
     let mut rescued = Rescued::default();
     let mut finished = Vec::new();
     let mut taken: HashSet<ChunkId> = HashSet::new();
+    // Packs whose copies are why something is not written: they must be as durable as what is.
+    let mut relied_on: HashSet<PackId> = HashSet::new();
     let mut reader = CopyReader::default();
     let sound = remains.iter().flat_map(Remains::chunks).filter(|(id, sound)| *sound && wanted(*id)).map(|(id, _)| id);
     let copies = copies(repository, &sound.collect(), damaged)?;
@@ -281,6 +282,7 @@ pub fn rescue(
                         Some(copy) => reader.gives(repository, *copy, *id)?,
                         None => false,
                     };
+                    relied_on.extend(copies.get(id).filter(|_| has_copy));
                     if !has_copy && wanted(*id) && taken.insert(*id) {
                         missing.push((*id, *place));
                     }
@@ -301,6 +303,7 @@ pub fn rescue(
         }
         finished.extend(new.finish()?);
     }
+    settle_packs(repository.store(), relied_on.into_iter())?;
     settle(repository, finished, &mut |pack, _| {
         rescued.packs += 1;
         rescued.bytes += pack.len;

@@ -23,7 +23,7 @@ use super::error::RepoError;
 use super::ids::{ObjectId, random};
 use super::object;
 use super::seal::{Keys, Kind};
-use super::store::{ObjectName, ObjectStore, StoreError};
+use super::store::{self, ObjectName, ObjectStore, StoreError};
 
 const SESSIONS: &str = "sessions";
 const EXPIRED: &str = "expired";
@@ -281,7 +281,7 @@ pub fn ids(store: &dyn ObjectStore) -> Result<HashSet<ObjectId>, RepoError> {
 /// # Errors
 /// [`RepoError::Store`].
 pub fn expired_ids(store: &dyn ObjectStore) -> Result<HashSet<ObjectId>, RepoError> {
-    Ok(list_names(store, EXPIRED)?.iter().filter_map(|name| name.last_part().parse().ok()).collect())
+    Ok(store::names(store, EXPIRED)?.iter().filter_map(|name| name.last_part().parse().ok()).collect())
 }
 
 /// Removes the sessions that were expired (their owners have noticed, or are dead) and the renewals of sessions that are
@@ -293,7 +293,7 @@ pub fn clean_expired(store: &dyn ObjectStore) -> Result<(), RepoError> {
     // A session that begins after this look has no renewal for a day.
     let alive = ids(store)?;
     renewal::clean(store, |session| !alive.contains(&session))?;
-    for name in list_names(store, EXPIRED)? {
+    for name in store::names(store, EXPIRED)? {
         match store.remove(&name) {
             Ok(()) | Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -307,7 +307,7 @@ pub fn clean_expired(store: &dyn ObjectStore) -> Result<(), RepoError> {
 /// # Errors
 /// [`RepoError::Damaged`], [`RepoError::Store`].
 pub fn load_session(store: &dyn ObjectStore, keys: &Keys, name: &ObjectName) -> Result<Session, RepoError> {
-    parse(name, &object::get(store, keys, Kind::Session, name)?)
+    object::get_json(store, keys, Kind::Session, name)
 }
 
 /// Takes generation `number`; only one writer in the world succeeds.
@@ -342,7 +342,7 @@ pub fn take_next_generation(store: &dyn ObjectStore, keys: &Keys) -> Result<u64,
 /// # Errors
 /// [`RepoError::Store`].
 pub fn clean_generations(store: &dyn ObjectStore) -> Result<(), RepoError> {
-    let names = list_names(store, GENERATIONS)?;
+    let names = store::names(store, GENERATIONS)?;
     for name in names.iter().rev().skip(GENERATIONS_KEPT) {
         match store.remove(name) {
             Ok(()) | Err(StoreError::NotFound { .. }) => {}
@@ -357,7 +357,7 @@ pub fn clean_generations(store: &dyn ObjectStore) -> Result<(), RepoError> {
 /// # Errors
 /// [`RepoError::Damaged`], [`RepoError::Store`].
 pub fn load_generation(store: &dyn ObjectStore, keys: &Keys, name: &ObjectName) -> Result<Generation, RepoError> {
-    parse(name, &object::get(store, keys, Kind::Generation, name)?)
+    object::get_json(store, keys, Kind::Generation, name)
 }
 
 /// The number of the newest generation; 0 if there is none (a repository always has one).
@@ -379,7 +379,7 @@ pub fn newest_generation(store: &dyn ObjectStore) -> Result<u64, RepoError> {
 /// # Errors
 /// [`RepoError::Store`].
 pub fn newest_authentic_generation(store: &dyn ObjectStore, keys: &Keys) -> Result<u64, RepoError> {
-    for name in list_names(store, GENERATIONS)?.iter().rev() {
+    for name in store::names(store, GENERATIONS)?.iter().rev() {
         let Ok(number) = name.last_part().parse::<u64>() else { continue };
         match load_generation(store, keys, name) {
             Ok(generation) if generation.generation == number => return Ok(number),
@@ -395,17 +395,7 @@ pub fn newest_authentic_generation(store: &dyn ObjectStore, keys: &Keys) -> Resu
 /// # Errors
 /// [`RepoError::Store`].
 pub fn names(store: &dyn ObjectStore) -> Result<(Vec<ObjectName>, Vec<ObjectName>), RepoError> {
-    Ok((list_names(store, SESSIONS)?, list_names(store, GENERATIONS)?))
-}
-
-fn list_names(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectName>, RepoError> {
-    let mut names = Vec::new();
-    store.list(folder, &mut |object| {
-        names.push(object.name);
-        ControlFlow::Continue(())
-    })?;
-    names.sort();
-    Ok(names)
+    Ok((store::names(store, SESSIONS)?, store::names(store, GENERATIONS)?))
 }
 
 /// A generation's number as names have it.
@@ -420,14 +410,4 @@ pub fn session_name(id: ObjectId) -> ObjectName {
 
 fn generation_name(number: u64) -> ObjectName {
     ObjectName::new(&format!("{GENERATIONS}/{}", numbered(number))).expect("digits make a good name")
-}
-
-fn parse<T: serde::de::DeserializeOwned>(name: &ObjectName, payload: &[u8]) -> Result<T, RepoError> {
-    serde_json::from_slice(payload).map_err(|error| RepoError::Damaged {
-        object: name.to_string(),
-        field: "payload",
-        at: 0,
-        expected: "its JSON".to_owned(),
-        found: error.to_string(),
-    })
 }

@@ -2,7 +2,6 @@
 //! directories where there are none. With an empty index this is the rebuild.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 
 use super::error::RepoError;
 use super::gc::{records, trash};
@@ -11,7 +10,7 @@ use super::index::{decode_segment, encode_segment};
 use super::pack::reader;
 use super::pack::{Directory, writer::FinishedPack};
 use super::seal::Kind;
-use super::store::{ObjectName, StoreError};
+use super::store::{self, ObjectName, StoreError};
 use super::{Repository, listed_packs, object, session};
 
 /// Folder of index segments in the store.
@@ -215,13 +214,7 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Store`].
     pub fn segment_names(&self) -> Result<Vec<ObjectName>, RepoError> {
-        let mut names = Vec::new();
-        self.store.list(FOLDER, &mut |object| {
-            names.push(object.name);
-            ControlFlow::Continue(())
-        })?;
-        names.sort();
-        Ok(names)
+        Ok(store::names(self.store(), FOLDER)?)
     }
 
     /// Reads one index segment.

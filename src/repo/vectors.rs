@@ -169,7 +169,8 @@ fn configuration_and_key_slots() {
     put("keys/b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2");
     let (config, hash) = Config::load(&store).unwrap();
     assert_eq!(config.repository.0, bytes("repository id"));
-    assert_eq!(config.chunks, ChunkSizes::default());
+    let sizes = ChunkSizes { min: 4096, avg: 16384, max: 65536, zero_run_min: 16384, slack_min: 0 };
+    assert_eq!(config.chunks, sizes);
     assert_eq!(to_hex(&config.encode()), to_hex(block("object config").as_bytes()), "our writer's very bytes");
 
     let key_file = KeyFile::parse(block("object key file"), "docs/FORMAT.md").unwrap();

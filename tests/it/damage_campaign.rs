@@ -13,6 +13,7 @@ use abbild::repo::session;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::store::{ObjectName, ObjectStore};
 
+use crate::processes::number;
 use crate::prune::{forget_one, prune_now};
 use crate::repair::{objects, repair_with, replace};
 use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, store_on};
@@ -135,7 +136,6 @@ struct Count {
 
 #[test]
 fn every_mutation_is_noticed_and_repaired_from_a_second_copy() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
     let (wanted, seed) = (number("ABBILD_TEST_FLIPS", FLIPS), number("ABBILD_TEST_SEED", 1));
     let world = world();
     let mut counts: BTreeMap<&str, Count> = BTreeMap::new();

@@ -12,6 +12,7 @@ use abbild::repo::index::IndexPlace;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::{RepoError, Repository};
 
+use crate::processes::number;
 use crate::prune::{forget_one, prune_now};
 use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, secret, store_on};
 
@@ -134,7 +135,6 @@ fn mutate(world: &World, dice: &mut Dice) -> (&'static str, Cache) {
 
 #[test]
 fn a_damaged_index_is_built_anew_or_refused_and_no_backup_dangles() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
     let (wanted, seed) = (number("ABBILD_TEST_INDEXES", INDEXES), number("ABBILD_TEST_SEED", 1));
     let world = world();
     let mut counts: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
@@ -173,7 +173,7 @@ fn a_damaged_index_is_built_anew_or_refused_and_no_backup_dangles() {
         assert_eq!(clean.backup_ids().unwrap().len(), all.len(), "{when}: a backup that nobody reported");
         // A check makes the cache right again; then it answers like a new one.
         let repository = open_with(&fs, folder.path()).unwrap_or_else(|error| panic!("{when}, opened again: {error}"));
-        let report = full_check(&repository).unwrap_or_else(|error| panic!("{when}, checked: {error}"));
+        let report = full_check(&repository).unwrap_or_else(|error| panic!("{when}, checked: {error:?}"));
         assert!(report.is_sound() && report.faults.is_empty(), "{when}: {report:?}");
         for (id, content) in &all {
             let found = content_of(&repository, *id).unwrap_or_else(|error| panic!("{when}, checked: {error}"));

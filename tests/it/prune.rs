@@ -11,6 +11,7 @@ use abbild::repo::ids::BackupId;
 use abbild::repo::intake::{self, State};
 use abbild::repo::manifest::Manifest;
 use abbild::repo::session::OpenSession;
+use abbild::repo::store;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::{RepoError, Repository, listed_packs};
 use jiff::{SignedDuration, Timestamp};
@@ -341,8 +342,8 @@ fn damage_in_what_prunes_leave_for_each_other_is_named_and_costs_no_backup() {
     prune_now(&repository).unwrap();
     let store = repository.store();
     let mut names = vec![forgotten::list(store).unwrap()[0].name.clone()];
-    names.extend(records::names(store, records::TOMBSTONES).unwrap());
-    names.extend(records::names(store, records::CLOSINGS).unwrap());
+    names.extend(store::names(store, records::TOMBSTONES).unwrap());
+    names.extend(store::names(store, records::CLOSINGS).unwrap());
     names.extend(trash::list(store).unwrap().into_iter().map(|pack| pack.name));
     assert!(names.len() >= 4, "{names:?}");
     for name in names {

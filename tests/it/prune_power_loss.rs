@@ -100,6 +100,33 @@ fn every_fault_at_every_operation_of_forget_and_prune() {
 }
 
 #[test]
+fn a_forgetting_that_failed_late_is_durable_before_anything_is_deleted_because_of_it() {
+    let before = before();
+    let operations = {
+        let fs = before.fs.snapshot();
+        let repository = open_on(&fs).unwrap();
+        let opened = fs.operations();
+        forget_one(&repository, before.ids[1]).unwrap();
+        opened + 1..=fs.operations()
+    };
+    for fault in [Fault::Io, Fault::NoSpace, Fault::Torn] {
+        for operation in operations.clone() {
+            let when = format!("{fault:?} at operation {operation}");
+            let fs = before.fs.snapshot();
+            fs.plan(operation, fault);
+            let repository = open_on(&fs).unwrap();
+            let _ = forget_one(&repository, before.ids[1]);
+            prune_now(&repository).unwrap_or_else(|error| panic!("{when}: {error}"));
+            let repository = open_on(&fs.after_power_cut_worst()).unwrap();
+            for id in repository.backup_ids().unwrap() {
+                let number = before.ids.iter().position(|known| *known == id).unwrap();
+                restores(&repository, id, &before.contents[number], &when);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_fault_at_every_operation_of_an_undo_out_of_the_trash() {
     let before = before();
     // Another run is at work while the prune runs: what it moved is in the trash.

@@ -13,7 +13,7 @@ use abbild::repo::manifest::Manifest;
 use abbild::repo::seal::Kind;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::store::{DirectoryStore, ObjectName, ObjectStore};
-use abbild::repo::{RepoError, Repository, listed_packs, manifest, pack, quarantine, session};
+use abbild::repo::{RepoError, Repository, listed_packs, manifest, pack, parity, quarantine, session};
 
 use crate::prune::prune_now;
 use crate::tools;
@@ -398,6 +398,32 @@ fn the_files_of_the_guest_that_are_hit_are_named() {
     assert_eq!(report.losses[0].disks[0].lost_bytes, image.len() as u64);
     let guest = report.losses[0].disks[0].guest.as_ref().unwrap();
     assert!(guest.files.is_empty() && guest.unknown.len() == 1, "{guest:?}");
+}
+
+#[test]
+fn a_pack_with_a_recovery_record_is_made_whole_first() {
+    let fs = MemFs::new();
+    let content = noise(3 << 20, 1);
+    let machine = RawMachine::new(&content);
+    create_on(&fs);
+    parity::set_share(store_on(&fs).unwrap().as_ref(), "20%".parse().unwrap()).unwrap();
+    let one = machine.back_up(&open_on(&fs).unwrap()).unwrap().manifest;
+    let id = largest_pack(&fs, Kind::DataPack);
+    damage(&fs, &pack::object_name(id), |bytes| bytes[1_000_000..1_004_096].fill(0));
+    let report = repair(&fs);
+    let done = report.repair.as_ref().unwrap();
+    assert!(report.is_sound() && done.healed_in_place == 1 && done.rescued.chunks == 0, "{report:?}");
+    assert_eq!(names_in(&fs, "quarantine/").len(), 1, "the damaged one is kept");
+    restores(&fs, &one, &content);
+    is_sound(&fs);
+    // What its record cannot make up for is saved chunk by chunk.
+    damage(&fs, &pack::object_name(id), |bytes| {
+        let half = bytes.len() / 2;
+        bytes[half / 2..half * 3 / 2].fill(0);
+    });
+    let report = repair(&fs);
+    let done = report.repair.as_ref().unwrap();
+    assert!(done.healed_in_place == 0 && done.rescued.chunks > 0 && report.losses.len() == 1, "{report:?}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use abbild::ops::check::{Fault as Finding, ReadData, Repair, check_and_repair};
 use abbild::repo::Repository;
 use abbild::repo::ids::BackupId;
 use abbild::repo::seal::Kind;
-use abbild::repo::store::ObjectName;
 use abbild::repo::store::faulty::{Fault, MemFs};
+use abbild::repo::store::{self, ObjectName};
 use abbild::repo::{gc, manifest, pack, session};
 
 use crate::prune::{forget_one, prune_now};
@@ -126,7 +126,7 @@ fn every_fault_at_every_operation_of_a_repair() {
     let before = before();
     assert!(
         gc::trash::list(before.mirror.store()).unwrap().len()
-            + gc::records::names(before.mirror.store(), "closings").unwrap().len()
+            + store::names(before.mirror.store(), "closings").unwrap().len()
             > 0
     );
     campaign("repair", &before, false);

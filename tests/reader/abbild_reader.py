@@ -157,7 +157,9 @@ def configuration(data):
     need(field(config, "segment_bytes", int) == SEGMENT, "config: segment_bytes")
     chunks = field(config, "chunks", dict)
     low, avg, high, zeros = (field(chunks, name, int) for name in ("min", "avg", "max", "zero_run_min"))
-    sizes_fit = len(chunks) == 4 and not (low | avg | high) & 1 and 512 <= low < avg < high <= CHUNK_MAX
+    slack = field(chunks, "slack_min", int) if "slack_min" in chunks else 0
+    sizes_fit = not (low | avg | high) & 1 and 512 <= low < avg < high <= CHUNK_MAX and 0 <= slack < 4096
+    need(len(chunks) == 4 + ("slack_min" in chunks), "config: a chunk size that is not known")
     need(sizes_fit and 4096 <= zeros <= SEGMENT, "config: chunk sizes break the rules")
     return hex_bytes(field(config, "repository", str), 16)
 

@@ -11,7 +11,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::plan::{Base, Earlier, Reference, SampleError, sample};
 use super::source::SourceDisk;
 use crate::capture::identity::LayerIdentity;
-use crate::chunker::SEGMENT_BYTES;
 use crate::disk::cursor::{ExtentCursor, RangeKind};
 use crate::disk::stack::Stack;
 use crate::disk::{Disk, DiskError, ExtentKind};
@@ -326,7 +325,6 @@ impl<'a, 'r> Pass<'a, 'r> {
     /// A worker: reads, cuts and stores segments until there are no more.
     fn read_all(&self, work: &Receiver<Work>) -> Result<(), OpsError> {
         let mut writer = self.context.intake.writer();
-        let mut buffer = vec![0; SEGMENT_BYTES];
         for item in work {
             if self.stopped() {
                 break; // what was gathered is sent all the same: a second pass takes it for stored
@@ -335,14 +333,14 @@ impl<'a, 'r> Pass<'a, 'r> {
                 return Err(OpsError::Interrupted);
             }
             let Some(reference) = &self.base.reference else {
-                self.read(&mut writer, item.segment(), &mut buffer)?;
+                self.read(&mut writer, item.segment())?;
                 continue;
             };
             match item {
-                Work::Read(segment) => self.read(&mut writer, segment, &mut buffer)?,
-                Work::Patch(segment) => self.patch(&mut writer, segment, reference, &mut buffer)?,
+                Work::Read(segment) => self.read(&mut writer, segment)?,
+                Work::Patch(segment) => self.patch(&mut writer, segment, reference)?,
                 Work::Sample(segment) => {
-                    if !self.is_as_recorded(segment, &reference.disk, &mut buffer)? {
+                    if !self.is_as_recorded(segment, &reference.disk)? {
                         self.distrust("a sample of what should be unchanged has changed");
                     }
                 }
@@ -352,25 +350,21 @@ impl<'a, 'r> Pass<'a, 'r> {
     }
 
     /// Reads a whole segment from the source and stores it.
-    fn read(&self, writer: &mut SegmentWriter<'_, '_>, segment: u64, buffer: &mut [u8]) -> Result<(), OpsError> {
-        let bytes = &mut buffer[..self.shape.segment_len(segment)];
-        let read = self.read_source(self.shape.segment_at(segment), bytes)?;
-        self.tally.read.fetch_add(read, Ordering::Relaxed);
-        writer.append_bytes(bytes)?;
+    fn read(&self, writer: &mut SegmentWriter<'_, '_>, segment: u64) -> Result<(), OpsError> {
+        let start = self.shape.segment_at(segment);
+        writer.append(0..self.shape.segment_len(segment), |at, part| {
+            let read = self.read_source(start + at as u64, part)?;
+            self.tally.read.fetch_add(read, Ordering::Relaxed);
+            Ok::<_, OpsError>(())
+        })?;
         self.settle_list(writer, segment)
     }
 
     /// Stores a segment of which the redo logs hold a part: the chunks they touch are cut anew, all others stay. The
     /// rest of a touched chunk comes from the repository, or, should that fail, from the source.
-    fn patch(
-        &self,
-        writer: &mut SegmentWriter<'_, '_>,
-        segment: u64,
-        reference: &Reference,
-        buffer: &mut [u8],
-    ) -> Result<(), OpsError> {
-        let Some(changes) = &reference.changes else { return self.read(writer, segment, buffer) };
-        let Ok(list) = reference.disk.list(segment) else { return self.read(writer, segment, buffer) };
+    fn patch(&self, writer: &mut SegmentWriter<'_, '_>, segment: u64, reference: &Reference) -> Result<(), OpsError> {
+        let Some(changes) = &reference.changes else { return self.read(writer, segment) };
+        let Ok(list) = reference.disk.list(segment) else { return self.read(writer, segment) };
         let start = self.shape.segment_at(segment);
         let mut cursor = ExtentCursor::new(changes);
         let mut entries = list.entries().iter().copied().peekable();
@@ -395,11 +389,12 @@ impl<'a, 'r> Pass<'a, 'r> {
                 at = end;
                 entries.next();
             }
-            let bytes = &mut buffer[from..at];
-            let read = self.read_patched(segment, from, bytes, reference, changes)?;
-            self.tally.read.fetch_add(read, Ordering::Relaxed);
-            self.tally.unchanged.fetch_add(bytes.len() as u64 - read.min(bytes.len() as u64), Ordering::Relaxed);
-            writer.append_bytes(bytes)?;
+            writer.append(from..at, |at, part| {
+                let read = self.read_patched(segment, at, part, reference, changes)?;
+                self.tally.read.fetch_add(read, Ordering::Relaxed);
+                self.tally.unchanged.fetch_add(part.len() as u64 - read.min(part.len() as u64), Ordering::Relaxed);
+                Ok::<_, OpsError>(())
+            })?;
         }
         self.settle_list(writer, segment)
     }
@@ -439,11 +434,11 @@ impl<'a, 'r> Pass<'a, 'r> {
     }
 
     /// Whether the source still holds in `segment` what the earlier backup recorded.
-    fn is_as_recorded(&self, segment: u64, recorded: &BackupDisk, buffer: &mut [u8]) -> Result<bool, OpsError> {
-        let bytes = &mut buffer[..self.shape.segment_len(segment)];
-        let read = self.read_source(self.shape.segment_at(segment), bytes)?;
+    fn is_as_recorded(&self, segment: u64, recorded: &BackupDisk) -> Result<bool, OpsError> {
+        let mut bytes = vec![0; self.shape.segment_len(segment)];
+        let read = self.read_source(self.shape.segment_at(segment), &mut bytes)?;
         self.tally.sampled.fetch_add(read, Ordering::Relaxed);
-        recorded.holds(segment, bytes).or_else(|error| {
+        recorded.holds(segment, &bytes).or_else(|error| {
             self.distrust_map(error)?;
             Ok(false)
         })

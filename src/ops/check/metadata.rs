@@ -10,7 +10,7 @@ use crate::repo::ids::{BackupId, PackId};
 use crate::repo::pack::reader;
 use crate::repo::pins::{self, Pins};
 use crate::repo::salvage::{is_of_object, may_be_later, twice};
-use crate::repo::store::{ObjectName, StoreError};
+use crate::repo::store::{self, ObjectName, StoreError};
 use crate::repo::{RepoError, Repository, manifest, pack, session};
 
 /// Names of unfinished objects that are told.
@@ -232,10 +232,10 @@ impl Look<'_> {
     fn prunes(&mut self, all_data: bool) -> Result<(), OpsError> {
         let (store, keys) = (self.repository.store(), self.repository.keys());
         let aside = |name: &ObjectName| Remedy::PutAside { sealed_as: name.clone(), at: name.clone() };
-        for name in records::names(store, records::TOMBSTONES)? {
+        for name in store::names(store, records::TOMBSTONES).map_err(RepoError::from)? {
             self.read(&name, aside(&name), || records::load_tombstones(store, keys, &name))?;
         }
-        for name in records::names(store, records::CLOSINGS)? {
+        for name in store::names(store, records::CLOSINGS).map_err(RepoError::from)? {
             self.read(&name, aside(&name), || records::load_closing(store, keys, &name))?;
         }
         let forgotten = forgotten::list(store)?;

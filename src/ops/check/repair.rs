@@ -23,10 +23,12 @@ use crate::repo::ids::{BackupId, PackId};
 use crate::repo::manifest::{self, Manifest};
 use crate::repo::pack::reader;
 use crate::repo::parity::{self, HealError};
-use crate::repo::salvage::{Remains, Rescued, examine, may_be_later, named_in_segments, open, rescue, twice};
+use crate::repo::salvage::{
+    Remains, Rescued, examine, is_of_object, may_be_later, named_in_segments, open, rescue, twice,
+};
 use crate::repo::seal::Kind;
 use crate::repo::session::{self, OpenSession};
-use crate::repo::store::{ObjectName, StoreError};
+use crate::repo::store::{self, ObjectName, StoreError};
 use crate::repo::{RepoError, Repository, host_name, object, pack, quarantine, text};
 
 /// A first generation is so far above every number that is known: others may know higher ones.
@@ -88,7 +90,7 @@ pub fn repair(
 fn present(repository: &Repository, id: BackupId) -> Result<Option<Manifest>, OpsError> {
     match twice(|| repository.manifest(id)) {
         Ok(manifest) => Ok(Some(manifest)),
-        Err(error) if crate::repo::salvage::is_of_object(repository, &error) => Ok(None),
+        Err(error) if is_of_object(repository, &error) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -203,8 +205,11 @@ impl Run<'_, '_> {
         for (number, remedy) in self.remedies() {
             let Remedy::Pack(id) = remedy else { continue };
             self.check_stop()?;
-            if !heal_by_parity(self.repository, id)? {
-                continue;
+            match parity::heal(self.repository.store(), id) {
+                Ok(healed) => self.done.quarantined += usize::from(healed.quarantined.is_some()),
+                Err(HealError::Repo(error)) if !is_of_object(self.repository, &error) => return Err(error.into()),
+                // There is no record, or it does not make up for so much: what is sound is saved chunk by chunk.
+                Err(_) => continue,
             }
             if reader::verify(self.repository.store(), self.repository.keys(), id).is_ok() {
                 self.repository.index().note_verified(id, jiff::Timestamp::now().as_second())?;
@@ -388,7 +393,11 @@ impl Run<'_, '_> {
         let (store, keys) = (self.repository.store(), self.repository.keys());
         let mut highest = self.repository.index().generation()?;
         for folder in [records::TOMBSTONES, records::CLOSINGS] {
-            highest = records::names(store, folder)?.iter().filter_map(records::generation_of).fold(highest, u64::max);
+            highest = store::names(store, folder)
+                .map_err(RepoError::from)?
+                .iter()
+                .filter_map(records::generation_of)
+                .fold(highest, u64::max);
         }
         highest = trash::list(store)?.iter().map(|trashed| trashed.generation).fold(highest, u64::max);
         for name in session::names(store)?.0 {
@@ -407,16 +416,4 @@ fn add(sum: &mut Rescued, more: Rescued) {
     sum.chunks += more.chunks;
     sum.packs += more.packs;
     sum.bytes += more.bytes;
-}
-
-/// Makes a pack whole where it lies, if parity records for it are in the store; whether that was done.
-fn heal_by_parity(repository: &Repository, pack: PackId) -> Result<bool, RepoError> {
-    match parity::heal(repository.store(), pack) {
-        Ok(_) => Ok(true),
-        Err(HealError::Repo(error @ RepoError::Store(StoreError::Io { .. } | StoreError::NoSpace { .. }))) => {
-            Err(error)
-        }
-        // There is no record, or it does not make up for so much: what is sound is saved chunk by chunk.
-        Err(_) => Ok(false),
-    }
 }

@@ -45,11 +45,27 @@ pub fn forget(store: &dyn ObjectStore, backup: BackupId) -> Result<Forgotten, Re
         // A medium can be too full for a folder's entry, and forgetting is how it gets room again.
         Err(StoreError::NoSpace { .. }) => {
             reserve::give_up(store)?;
-            store.rename(&listed, &name)?;
+            match store.rename(&listed, &name) {
+                // It had been moved, and only making that durable had failed.
+                Err(StoreError::NotFound { .. }) if store.len(&name).is_ok() => settle(store)?,
+                outcome => outcome?,
+            }
         }
         outcome => outcome?,
     }
     Ok(Forgotten { backup, name })
+}
+
+/// Makes durable which backups can be seen to be forgotten: who forgot them may have died, or have been told of an error,
+/// after they were moved. Otherwise what is deleted because of it could be missing from a backup that a power cut brings
+/// back.
+///
+/// # Errors
+/// [`RepoError::Store`].
+pub fn settle(store: &dyn ObjectStore) -> Result<(), RepoError> {
+    // As a rename does: between the two a power cut may leave both names, but never none.
+    store.settle(FOLDER)?;
+    Ok(store.settle(manifest::FOLDER)?)
 }
 
 /// What became of a backup that was to be forgotten.

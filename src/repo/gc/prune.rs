@@ -29,7 +29,7 @@ use crate::repo::error::RepoError;
 use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::pack::Directory;
 use crate::repo::session::{self, OpenSession};
-use crate::repo::store::{Cleaned, ObjectName, StoreError};
+use crate::repo::store::{self, Cleaned, ObjectName, StoreError};
 use crate::repo::{Repository, listed_packs, parity, pins, settle_packs};
 
 /// Rounds of one prune: one to move, one to delete; more if space had to be made first.
@@ -220,7 +220,8 @@ impl<'r> Run<'r, '_> {
         let alive = self.others_at_work()?;
         let settled = Settled::of(&closings, &alive, &pins::ids(store)?);
         self.mark(&settled)?;
-        // Other copies of what these hold are about to go.
+        // What backups that can be seen to be forgotten needed is about to go, and other copies of what these packs hold.
+        forgotten::settle(store)?;
         settle_packs(store, self.marks.live_packs())?;
         self.check_held()?;
 
@@ -520,7 +521,7 @@ impl<'r> Run<'r, '_> {
         session::clean_expired(store)?;
         session::clean_generations(store)?;
         let newest = session::newest_generation(store)?;
-        for name in records::names(store, records::TOMBSTONES)? {
+        for name in store::names(store, records::TOMBSTONES)? {
             if records::generation_of(&name).is_some_and(|number| number + records::TOMBSTONES_KEPT < newest) {
                 remove_if_there(self.repository, &name)?;
             }

@@ -12,9 +12,7 @@
 //! Both are small sealed objects holding JSON (docs/FORMAT.md, "Tombstones" and "Closings").
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::repo::error::RepoError;
@@ -22,7 +20,7 @@ use crate::repo::ids::{BackupId, ObjectId, PackId};
 use crate::repo::object;
 use crate::repo::seal::{Keys, Kind};
 use crate::repo::session::numbered;
-use crate::repo::store::{ObjectName, ObjectStore, StoreError};
+use crate::repo::store::{self, ObjectName, ObjectStore, StoreError};
 
 /// Folder of tombstones in the store.
 pub const TOMBSTONES: &str = "tombstones";
@@ -110,7 +108,7 @@ pub fn put_closing(store: &dyn ObjectStore, keys: &Keys, closing: &Closing) -> R
 /// # Errors
 /// [`RepoError::Damaged`], [`RepoError::Store`].
 pub fn load_tombstones(store: &dyn ObjectStore, keys: &Keys, name: &ObjectName) -> Result<Tombstones, RepoError> {
-    load(store, keys, Kind::Tombstones, name)
+    object::get_json(store, keys, Kind::Tombstones, name)
 }
 
 /// Reads one closing.
@@ -118,37 +116,7 @@ pub fn load_tombstones(store: &dyn ObjectStore, keys: &Keys, name: &ObjectName) 
 /// # Errors
 /// [`RepoError::Damaged`], [`RepoError::Store`].
 pub fn load_closing(store: &dyn ObjectStore, keys: &Keys, name: &ObjectName) -> Result<Closing, RepoError> {
-    load(store, keys, Kind::Closing, name)
-}
-
-fn load<T: DeserializeOwned>(
-    store: &dyn ObjectStore,
-    keys: &Keys,
-    kind: Kind,
-    name: &ObjectName,
-) -> Result<T, RepoError> {
-    let payload = object::get(store, keys, kind, name)?;
-    serde_json::from_slice(&payload).map_err(|error| RepoError::Damaged {
-        object: name.to_string(),
-        field: "payload",
-        at: 0,
-        expected: "its JSON".to_owned(),
-        found: error.to_string(),
-    })
-}
-
-/// Names of the objects of a folder, oldest generation first.
-///
-/// # Errors
-/// [`RepoError::Store`].
-pub fn names(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectName>, RepoError> {
-    let mut names = Vec::new();
-    store.list(folder, &mut |object| {
-        names.push(object.name);
-        ControlFlow::Continue(())
-    })?;
-    names.sort();
-    Ok(names)
+    object::get_json(store, keys, Kind::Closing, name)
 }
 
 /// The generation in a tombstones' or closing's name.
@@ -163,7 +131,7 @@ pub fn generation_of(name: &ObjectName) -> Option<u64> {
 /// [`RepoError::Store`].
 pub fn closings(store: &dyn ObjectStore, keys: &Keys) -> Result<Vec<(ObjectName, Closing)>, RepoError> {
     let mut closings = Vec::new();
-    for name in names(store, CLOSINGS)? {
+    for name in store::names(store, CLOSINGS)? {
         match load_closing(store, keys, &name) {
             Ok(closing) => closings.push((name, closing)),
             Err(RepoError::Damaged { .. } | RepoError::Store(StoreError::NotFound { .. })) => {}
@@ -179,7 +147,7 @@ pub fn closings(store: &dyn ObjectStore, keys: &Keys) -> Result<Vec<(ObjectName,
 /// [`RepoError::Damaged`], [`RepoError::Store`].
 pub fn entombed(store: &dyn ObjectStore, keys: &Keys) -> Result<HashSet<PackId>, RepoError> {
     let mut packs = HashSet::new();
-    for name in names(store, TOMBSTONES)? {
+    for name in store::names(store, TOMBSTONES)? {
         match load_tombstones(store, keys, &name) {
             Ok(tombstones) => packs.extend(tombstones.packs),
             // Without it, packs that were pruned look lost: that costs a warning and a full read, and no data.
@@ -196,7 +164,7 @@ pub fn entombed(store: &dyn ObjectStore, keys: &Keys) -> Result<HashSet<PackId>,
 /// [`RepoError::Store`].
 pub fn given_up(store: &dyn ObjectStore, keys: &Keys) -> Result<HashSet<BackupId>, RepoError> {
     let mut backups = HashSet::new();
-    for name in names(store, TOMBSTONES)?.iter().filter(|name| name.as_str().ends_with(GIVEN_UP)) {
+    for name in store::names(store, TOMBSTONES)?.iter().filter(|name| name.as_str().ends_with(GIVEN_UP)) {
         match load_tombstones(store, keys, name) {
             Ok(tombstones) => backups.extend(tombstones.backups),
             // Without it, backups that were pruned look vanished: that costs an alarm, and no data.

@@ -7,6 +7,8 @@ use super::{Index, sqlite};
 use crate::repo::error::RepoError;
 use crate::repo::ids::BackupId;
 
+/// The columns that statements rely on.
+pub(super) const COLUMNS: &str = "backup, len, record, checksum FROM brief";
 /// The table.
 pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS brief (backup BLOB PRIMARY KEY, len INTEGER NOT NULL,
     record BLOB NOT NULL, checksum BLOB NOT NULL) STRICT, WITHOUT ROWID;";

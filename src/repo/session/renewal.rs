@@ -4,14 +4,12 @@
 //! says, with a later expiry. It counts for as long as its session is there; the fence is the session's own name, so a
 //! renewal that comes too late renews nothing.
 
-use std::ops::ControlFlow;
-
-use super::{OpenSession, Session, parse};
+use super::{OpenSession, Session};
 use crate::repo::error::RepoError;
 use crate::repo::ids::{ObjectId, random, to_hex};
 use crate::repo::object;
 use crate::repo::seal::{Keys, Kind};
-use crate::repo::store::{ObjectName, ObjectStore, StoreError};
+use crate::repo::store::{self, ObjectName, ObjectStore, StoreError};
 
 /// Folder of renewals in the store.
 pub const FOLDER: &str = "renewals";
@@ -39,7 +37,7 @@ impl OpenSession<'_> {
 pub fn latest(store: &dyn ObjectStore, keys: &Keys, session: ObjectId) -> Result<Option<jiff::Timestamp>, RepoError> {
     let mut latest = None;
     for name in names(store)?.into_iter().filter(|name| session_of(name) == Some(session)) {
-        let read = object::get(store, keys, Kind::Session, &name).and_then(|payload| parse::<Session>(&name, &payload));
+        let read = object::get_json::<Session>(store, keys, Kind::Session, &name);
         let expires = match read {
             Ok(renewal) if renewal.session == session => renewal.expires,
             Err(RepoError::Store(StoreError::NotFound { .. })) => continue,
@@ -71,12 +69,7 @@ pub fn clean(store: &dyn ObjectStore, is_over: impl Fn(ObjectId) -> bool) -> Res
 /// # Errors
 /// [`RepoError::Store`].
 pub fn names(store: &dyn ObjectStore) -> Result<Vec<ObjectName>, RepoError> {
-    let mut names = Vec::new();
-    store.list(FOLDER, &mut |object| {
-        names.push(object.name);
-        ControlFlow::Continue(())
-    })?;
-    Ok(names)
+    Ok(store::names(store, FOLDER)?)
 }
 
 fn session_of(name: &ObjectName) -> Option<ObjectId> {

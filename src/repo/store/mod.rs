@@ -148,6 +148,20 @@ pub trait ObjectWriter: Send {
     fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
+/// The names of all objects below `folder`, sorted.
+///
+/// # Errors
+/// As [`ObjectStore::list`].
+pub fn names(store: &dyn ObjectStore, folder: &str) -> Result<Vec<ObjectName>, StoreError> {
+    let mut names = Vec::new();
+    store.list(folder, &mut |object| {
+        names.push(object.name);
+        ControlFlow::Continue(())
+    })?;
+    names.sort();
+    Ok(names)
+}
+
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListedObject {
