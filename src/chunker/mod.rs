@@ -172,6 +172,11 @@ impl Chunker {
         Ok(here)
     }
 
+    /// So many bytes behind a piece's last one help to decide that it ends there: whether a file, or a zero run, begins.
+    pub fn decided_by(&self) -> usize {
+        self.zero_run_blocks() + BLOCK
+    }
+
     /// Bytes of the shortest zero run, in whole blocks.
     fn zero_run_blocks(&self) -> usize {
         (self.sizes.zero_run_min as usize).next_multiple_of(BLOCK)

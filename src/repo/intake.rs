@@ -7,13 +7,17 @@
 //! packs → manifest → look again → report. Everything before the manifest is garbage if we die; nothing after it is
 //! needed to restore.
 
+mod recorded;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use recorded::Recorded;
 
 use super::blob::{BlobPacker, PackedBlob};
 use super::error::RepoError;
@@ -21,6 +25,7 @@ use super::gc::walk::Needs;
 use super::ids::{BackupId, ChunkId, PackId};
 use super::manifest::{self, Manifest};
 use super::map::{ListEntry, push_entry};
+use super::pack::reader::OpenPack;
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::seal::{ChunkKind, Kind};
 use super::session::renewal;
@@ -323,8 +328,8 @@ pub struct SegmentWriter<'i, 'r> {
     list: Vec<u8>,
     /// Zero bytes at its end so far.
     zeros: u32,
-    /// The pack that the last known chunk was found in: its neighbours probably come next.
-    near: Option<std::sync::Arc<super::pack::reader::OpenPack>>,
+    /// The pack that the last known chunk was found in, and which of its chunks that is: its neighbours probably come next.
+    near: Option<(Arc<OpenPack>, usize)>,
 }
 
 impl SegmentWriter<'_, '_> {
@@ -333,7 +338,7 @@ impl SegmentWriter<'_, '_> {
     /// # Errors
     /// [`RepoError::GivenUp`] if another part failed; else what the index or the codec say.
     pub fn store_segment(&mut self, segment: &[u8]) -> Result<ChunkId, RepoError> {
-        self.append(0..segment.len(), |at, part| {
+        self.append(0..segment.len(), &[], |at, part| {
             part.copy_from_slice(&segment[at..at + part.len()]);
             Ok::<_, RepoError>(())
         })?;
@@ -341,19 +346,22 @@ impl SegmentWriter<'_, '_> {
     }
 
     /// Cuts the bytes at `range` of a segment and appends the pieces to the list being made. `read` is called with
-    /// positions in the segment, in order, and fills what it is given.
+    /// positions in the segment, in order, and fills what it is given. `recorded` is how an earlier backup cut the whole
+    /// segment, if that is known: it saves work where the bytes are the same, and changes nothing else.
     ///
     /// # Errors
     /// As [`SegmentWriter::store_segment`], and those of `read`.
     pub fn append<E: From<RepoError>>(
         &mut self,
         range: Range<usize>,
+        recorded: &[ListEntry],
         mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let intake = self.intake;
         // Portions that stay in a core's cache, rather than the whole segment.
         let mut window = std::mem::take(&mut self.window);
         window.resize(intake.chunker.window_bytes(), 0);
+        let mut recorded = Recorded::new(recorded);
         let (mut cut_to, mut read_to) = (range.start, range.start);
         while cut_to < range.end {
             let left_over = read_to - cut_to;
@@ -361,13 +369,29 @@ impl SegmentWriter<'_, '_> {
             read(read_to, &mut window[left_over..end - cut_to])?;
             read_to = end;
             let bytes = &window[..end - cut_to];
-            let cut = intake.chunker.cut_portion(cut_to, bytes, read_to < range.end, |piece| match piece {
-                Piece::Zero(range) => {
-                    self.append_entry(ListEntry::Zero(range.len() as u32)); // ≤ a segment, 4 MiB
-                    Ok(())
+            let more = read_to < range.end;
+            let same = recorded.settle(cut_to, bytes, more, intake.chunker.decided_by(), |chunk| {
+                intake.repository.keys().chunk_id(ChunkKind::Data, chunk)
+            });
+            let mut cut = 0;
+            for entry in same.entries {
+                let begin = cut;
+                cut += entry.len() as usize;
+                if let ListEntry::Chunk(id, _) = entry {
+                    self.store_chunk(ChunkKind::Data, *id, &bytes[begin..cut])?;
                 }
-                Piece::Chunk(range) => self.append_chunk(&bytes[range]),
-            })?;
+                self.append_entry(*entry);
+            }
+            if same.differs || cut == 0 {
+                let rest = &bytes[cut..];
+                cut += intake.chunker.cut_portion(cut_to + cut, rest, more, |piece| match piece {
+                    Piece::Zero(range) => {
+                        self.append_entry(ListEntry::Zero(range.len() as u32)); // ≤ a segment, 4 MiB
+                        Ok(())
+                    }
+                    Piece::Chunk(range) => self.append_chunk(&rest[range]),
+                })?;
+            }
             window.copy_within(cut..end - cut_to, 0);
             cut_to += cut;
         }
@@ -465,7 +489,10 @@ impl SegmentWriter<'_, '_> {
     /// The flight is entered before the index is asked: a pack that settles in between is then found in the index.
     fn is_known(&mut self, id: ChunkId) -> Result<bool, RepoError> {
         let state = self.intake.state;
-        if self.near.as_ref().is_some_and(|pack| pack.directory.find(id).is_some()) {
+        if let Some((pack, last)) = &mut self.near
+            && let Some(position) = pack.directory.position_after(*last, id)
+        {
+            *last = position;
             return Ok(true);
         }
         if !lock(state.shard(id)).insert(id) {
@@ -476,7 +503,8 @@ impl SegmentWriter<'_, '_> {
             Some(found) => {
                 lock(state.shard(id)).remove(&id);
                 lock(&state.relied_on).insert(found.pack.id);
-                self.near = Some(found.pack);
+                let position = found.pack.directory.position(id).unwrap_or(0);
+                self.near = Some((found.pack, position));
                 Ok(true)
             }
             None => Ok(false),

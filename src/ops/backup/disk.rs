@@ -352,7 +352,9 @@ impl<'a, 'r> Pass<'a, 'r> {
     /// Reads a whole segment from the source and stores it.
     fn read(&self, writer: &mut SegmentWriter<'_, '_>, segment: u64) -> Result<(), OpsError> {
         let start = self.shape.segment_at(segment);
-        writer.append(0..self.shape.segment_len(segment), |at, part| {
+        let recorded = self.base.guess.as_ref().and_then(|disk| disk.list(segment).ok());
+        let recorded = recorded.as_ref().map_or(&[][..], |list| list.entries());
+        writer.append(0..self.shape.segment_len(segment), recorded, |at, part| {
             let read = self.read_source(start + at as u64, part)?;
             self.tally.read.fetch_add(read, Ordering::Relaxed);
             Ok::<_, OpsError>(())
@@ -389,7 +391,7 @@ impl<'a, 'r> Pass<'a, 'r> {
                 at = end;
                 entries.next();
             }
-            writer.append(from..at, |at, part| {
+            writer.append(from..at, &[], |at, part| {
                 let read = self.read_patched(segment, at, part, reference, changes)?;
                 self.tally.read.fetch_add(read, Ordering::Relaxed);
                 self.tally.unchanged.fetch_add(part.len() as u64 - read.min(part.len() as u64), Ordering::Relaxed);

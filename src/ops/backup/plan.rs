@@ -44,6 +44,8 @@ pub struct Reference {
 pub struct Base {
     /// Whose unchanged segments are taken over.
     pub reference: Option<Reference>,
+    /// Without a reference: the disk as the newest backup has it. Only a guess at what will be read.
+    pub guess: Option<BackupDisk>,
     /// What could not be used, and why.
     pub warnings: Vec<String>,
 }
@@ -83,7 +85,16 @@ impl Earlier {
                 }
             }
         }
+        base.guess = self.guess(disk);
         base
+    }
+
+    /// The disk as the newest backup has it, if that can be read.
+    fn guess(&self, disk: &SourceDisk) -> Option<BackupDisk> {
+        let manifest = self.repository.manifest(self.briefs.first()?.backup).ok()?;
+        let size = disk.image.size().0;
+        let number = manifest.disks.iter().position(|record| record.slot == disk.slot && record.size == size)?;
+        self.repository.disk(&manifest, number).ok()
     }
 
     /// The backup `id` as a reference, if what it recorded of `disk` are the lowest `layers` layers of `now`.

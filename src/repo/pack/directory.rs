@@ -165,6 +165,12 @@ impl Directory {
         Some(self.chunks[self.position(id)?].1)
     }
 
+    /// As [`Directory::position`], with a guess: what was stored in one run probably comes again in the same order.
+    pub fn position_after(&self, last: usize, id: ChunkId) -> Option<usize> {
+        let next = last + 1;
+        if self.chunks.get(next).is_some_and(|chunk| chunk.0 == id) { Some(next) } else { self.position(id) }
+    }
+
     /// Which of the pack's chunks `id` is, counted from 0 in the order in which they lie in it.
     pub fn position(&self, id: ChunkId) -> Option<usize> {
         let found = self.by_id.binary_search_by_key(&id, |position| self.chunks[*position as usize].0).ok()?;
