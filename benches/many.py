@@ -113,7 +113,9 @@ class Abbild:
         yield "mount to first ls", None, self.mount
         yield "one more backup", None, lambda: self.cost("backup", one)
         yield "backup of all machines", None, lambda: self.cost("backup", machines.folder)
-        yield "check", None, lambda: self.cost("check")
+        # A mount that was ended leaves its lock.
+        unlock = lambda: self.call("unlock", "-q", "--remove-all")
+        yield "check", unlock, lambda: self.cost("check")
         yield "forget --dry-run", None, lambda: self.cost("forget", "--keep-last", keep, "--dry-run")
         yield "forget", None, lambda: self.cost("forget", "--keep-last", keep)
         yield "prune", None, lambda: self.cost("prune")
@@ -172,7 +174,9 @@ class Restic:
         yield "mount to first ls", None, self.mount
         yield "one more backup", None, lambda: self.cost("backup", "--host", name, machines.disk(name))
         yield "backup of all machines", None, back_up_all
-        yield "check", None, lambda: self.cost("check")
+        # A mount that was ended leaves its lock.
+        unlock = lambda: self.call("unlock", "-q", "--remove-all")
+        yield "check", unlock, lambda: self.cost("check")
         yield "forget --dry-run", None, lambda: self.cost("forget", "--keep-last", keep, "--dry-run")
         yield "forget", None, lambda: self.cost("forget", "--keep-last", keep)
         yield "prune", None, lambda: self.cost("prune")
