@@ -2,7 +2,7 @@
 """Runs the same backup work with Abbild and with its peers, side by side, and says who needed what.
 
 usage: compare.py --corpus DIR --work DIR [--abbild BIN] [--repeat N] [--peers NAME,…] [--once NAME,…] [--cold]
-                  [--rustic PATH] [--restic PATH] [--json FILE] [--keep]
+                  [--mounts] [--rustic PATH] [--restic PATH] [--json FILE] [--keep]
 
   --corpus DIR   images made by corpus.sh; guest-b.raw and guest-c.raw (--full) take part if they are there
   --work DIR     an existing folder for repositories and restored images; about 12 GB free for each tool. Everything goes
@@ -10,6 +10,7 @@ usage: compare.py --corpus DIR --work DIR [--abbild BIN] [--repeat N] [--peers N
   --abbild BIN   without it only the peers run
   --once NAME,…  peers that take part in the first round only: the slow ones
   --cold         drop the page cache before each run (root); otherwise the sources are read once before
+  --mounts       then also reads the first image through mounts, as mounts.py does (root)
   --json FILE    all figures (default: compare.json in the current folder)
 
 needs: Python 3.9, Linux, and the tools that are compared (restic, rustic, borg, casync, cp, qemu-img).
@@ -34,6 +35,7 @@ from pathlib import Path
 
 import image_diff
 import measure
+import mounts
 from tools import PEERS, Abbild, Failed
 
 # ---- what is done, and what is wanted --------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ def processor():
     return platform.machine()
 
 
-def report(args, bench, versions):
+def report(args, bench, versions, mounted):
     summary = summarize(bench.runs)
     verdicts = judge(summary)
     result = {
@@ -324,6 +326,7 @@ def report(args, bench, versions):
         "medians": [{"work": work, "tool": tool, **figures} for (work, tool), figures in summary.items()],
         "goals": [{"goal": text, "reached": reached} for text, reached in verdicts],
         "runs": [asdict(run) for run in bench.runs],
+        "mounts": mounted,
     }
     Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     machine = result["machine"]
@@ -336,6 +339,8 @@ def report(args, bench, versions):
         print()
     for text, reached in verdicts:
         print(f"{'reached' if reached else 'MISSED ':7}  {text}")
+    if mounted:
+        print(f"\n{FIRST_IMAGE} through a mount, cold cache\n\n{mounts.table(mounted)}")
     print(f"\nall restored images are their sources; figures in {args.json}")
 
 
@@ -360,6 +365,7 @@ def arguments():
     parser.add_argument("--restic", default="restic", metavar="PATH")
     parser.add_argument("--rustic", default="rustic", metavar="PATH")
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each run (root)")
+    parser.add_argument("--mounts", action="store_true", help="also read the first image through mounts (root)")
     parser.add_argument("--json", default="compare.json", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--keep", action="store_true", help="keep the folder with repositories and restored images")
     args = parser.parse_args()
@@ -371,8 +377,10 @@ def arguments():
         parser.error("--repeat must be at least 1")
     if not args.peers and not args.abbild:
         parser.error("nothing to run: no --abbild and no --peers")
-    if args.cold and os.geteuid() != 0:
-        parser.error("--cold needs root")
+    if (args.cold or args.mounts) and os.geteuid() != 0:
+        parser.error("--cold and --mounts need root")
+    if args.mounts and not args.abbild:
+        parser.error("--mounts needs --abbild")
     for image in (FIRST_IMAGE, NEXT_IMAGE):
         if not (args.corpus / image).is_file():
             parser.error(f"no {image} in {args.corpus}; make it with corpus.sh")
@@ -394,7 +402,9 @@ def main():
         bench = Bench(folder, args.corpus, works, tools, args.once.split(","), args.cold)
         for number in range(args.repeat):
             bench.round(number)
-        report(args, bench, versions)
+        image = args.corpus / FIRST_IMAGE
+        mounted = mounts.compare(image, folder, args.abbild, args.restic, args.repeat) if args.mounts else None
+        report(args, bench, versions, mounted)
     except Failed as failure:
         print(f"compare.py: {failure}", file=sys.stderr)
         return 1

@@ -88,7 +88,7 @@ fn identifying_and_sealing(bench: &mut Criterion) {
 }
 
 fn pack(plain: &[u8]) -> PackedBlob {
-    let mut packer = BlobPacker::default();
+    let mut packer = BlobPacker::new(ChunkKind::Data);
     for chunk in plain.chunks(CHUNK) {
         if let Some(blob) = packer.add(ChunkId([1; 32]), chunk).expect("it unpacks to the same") {
             return blob;

@@ -33,17 +33,14 @@ import tempfile
 import time
 from pathlib import Path
 
-PASSWORD = "benchmark"  # guards nothing: the repositories die with the run
+from tools import PASSWORD, Failed
+
 SEQUENTIAL_BYTES = 1 << 30
 RANDOM_READS = 2000
 RANDOM_SECONDS = 10
 FIRST_FILE = "etc/os-release"
 
 # ---- what each tool needs to show a guest ------------------------------------------------------------------------------
-
-
-class Failed(Exception):
-    """The run cannot go on; the text says why."""
 
 
 def run(*command, **options):
@@ -81,15 +78,15 @@ class LoopMount:
 class Abbild:
     name = "abbild"
 
-    def __init__(self, arguments, work):
-        self.binary, self.folder = arguments.abbild, work / "abbild-mount"
+    def __init__(self, binary, image, work):
+        self.binary, self.folder = binary, work / "abbild-mount"
         self.folder.mkdir()
         self.environment = dict(
             os.environ, ABBILD_REPOSITORY=str(work / "abbild"), ABBILD_PASSWORD=PASSWORD, XDG_CACHE_HOME=str(work / "c"),
             XDG_STATE_HOME=str(work / "state"),
         )  # fmt: skip
         run(self.binary, "init", env=self.environment)
-        output = run(self.binary, "backup", arguments.image, "--json", "-q", env=self.environment)
+        output = run(self.binary, "backup", image, "--json", "-q", env=self.environment)
         self.backup = json.loads(output.splitlines()[-1])["backup"]
 
     def open(self):
@@ -103,10 +100,10 @@ class Abbild:
 class Restic:
     name = "restic"
 
-    def __init__(self, arguments, work):
-        self.binary, self.folder, self.inner = arguments.restic, work / "restic-mount", work / "restic-inner"
-        self.image = Path(arguments.image).resolve()
-        self.place = root_partition(arguments.image)
+    def __init__(self, binary, image, work):
+        self.binary, self.folder, self.inner = binary, work / "restic-mount", work / "restic-inner"
+        self.image = Path(image).resolve()
+        self.place = root_partition(image)
         self.folder.mkdir()
         self.inner.mkdir()
         self.environment = dict(
@@ -140,9 +137,9 @@ class Restic:
 class Kernel:
     name = "kernel"
 
-    def __init__(self, arguments, work):
-        self.image, self.folder = Path(arguments.image), work / "kernel-mount"
-        self.place = root_partition(arguments.image)
+    def __init__(self, image, work):
+        self.image, self.folder = Path(image), work / "kernel-mount"
+        self.place = root_partition(image)
         self.folder.mkdir()
 
     def open(self):
@@ -255,31 +252,35 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", default="mounts.json")
     arguments = parser.parse_args()
-    arguments.abbild = str(Path(arguments.abbild).resolve())
-    if os.geteuid() != 0:
-        sys.exit("mounts.py: needs root, for loop devices and the kernel's mounts")
-    work = Path(tempfile.mkdtemp(prefix="mounts-", dir=arguments.work))
     try:
-        tools = [Abbild(arguments, work), Restic(arguments, work), Kernel(arguments, work)]
-        figures = measure_all(arguments, tools)
+        figures = compare(arguments.image, arguments.work, arguments.abbild, arguments.restic, arguments.repeat)
     except Failed as failure:
         sys.exit(f"mounts.py: {failure}")
+    Path(arguments.json).write_text(json.dumps(figures, indent=1))
+    print(table(figures))
+
+
+def compare(image, folder, abbild, restic, rounds):
+    """Every figure of every round: work → tool → list. Works in a new folder below `folder`, and removes it."""
+    if os.geteuid() != 0:
+        raise Failed("mounts need root, for loop devices and the kernel's mounts")
+    work = Path(tempfile.mkdtemp(prefix="mounts-", dir=folder))
+    try:
+        tools = [Abbild(str(Path(abbild).resolve()), image, work), Restic(restic, image, work), Kernel(image, work)]
+        return measure_all(image, tools, rounds)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    Path(arguments.json).write_text(json.dumps(figures, indent=1))
-    print_table(figures, [tool.name for tool in tools])
 
 
-def measure_all(arguments, tools):
-    """Every figure of every round: work → tool → list."""
-    start, offsets = first_data(arguments.image), data_offsets(arguments.image)
+def measure_all(image, tools, rounds):
+    start, offsets = first_data(image), data_offsets(image)
     figures = {}
 
     def note(what, tool, value):
         figures.setdefault(what, {}).setdefault(tool.name, []).append(value)
 
     contents, archives = set(), set()
-    for number in range(arguments.repeat):
+    for number in range(rounds):
         order = tools[number % len(tools) :] + tools[: number % len(tools)]
         for tool in order:
             drop_caches()
@@ -300,12 +301,13 @@ def measure_all(arguments, tools):
     return figures
 
 
-def print_table(figures, names):
-    print(f"{'':26}" + "".join(f"{name:>12}" for name in names))
+def table(figures):
+    """The medians: a line for each work, a column for each tool."""
+    names = list(next(iter(figures.values())))
+    lines = [f"{'':26}" + "".join(f"{name:>12}" for name in names)]
     for work, by_tool in figures.items():
-        medians = [statistics.median(by_tool[name]) for name in names]
-        print(f"{work:26}" + "".join(f"{median:12.2f}" for median in medians))
-    print("the disks and the tar archives of the whole guest are the same")
+        lines.append(f"{work:26}" + "".join(f"{statistics.median(by_tool[name]):12.2f}" for name in names))
+    return "\n".join([*lines, "the disks and the tar archives of the whole guest are the same"])
 
 
 if __name__ == "__main__":

@@ -281,44 +281,53 @@ class Casync(Tool):
         return [self.binary, "gc", f"--store={self.repo / 'store.castr'}", *others]
 
 
-class Copy(Tool):
-    """No backup tool: the floor that any of them stands on."""
+class Copying(Tool):
+    """No backup tool: a whole image a day, a file of its own. A subclass says which program copies there and back."""
+
+    suffix = ".raw"
+
+    def begin(self, home):
+        super().begin(home)
+        self.repo.mkdir()
+        self.copies = {}
+
+    def backup_command(self, day, image):
+        self.copies[day] = self.repo / f"{len(os.listdir(self.repo))}{self.suffix}"
+        return self.copy(image, self.copies[day])
+
+    def restore_command(self, day, image, folder):
+        return self.copy_back(self.copies[day], self.restored_file(image, folder))
+
+    def copy(self, image, to):
+        raise NotImplementedError
+
+    def copy_back(self, copy, to):
+        return self.copy(copy, to)
+
+
+class Copy(Copying):
+    """The floor that any tool stands on."""
 
     name = "cp"
     program = "cp"
 
-    def begin(self, home):
-        super().begin(home)
-        self.repo.mkdir()
-        self.copies = {}
-
-    def backup_command(self, day, image):
-        self.copies[day] = self.repo / f"{len(os.listdir(self.repo))}.raw"
-        return [self.binary, "--sparse=always", str(image), str(self.copies[day])]
-
-    def restore_command(self, day, image, folder):
-        return [self.binary, "--sparse=always", str(self.copies[day]), str(self.restored_file(image, folder))]
+    def copy(self, image, to):
+        return [self.binary, "--sparse=always", str(image), str(to)]
 
 
-class QemuImg(Tool):
-    """A compressed image a day: no deduplication, no encryption."""
+class QemuImg(Copying):
+    """Compressed images: no deduplication, no encryption."""
 
     name = "qemu-img"
     program = "qemu-img"
+    suffix = ".qcow2"
 
-    def begin(self, home):
-        super().begin(home)
-        self.repo.mkdir()
-        self.copies = {}
-
-    def backup_command(self, day, image):
-        self.copies[day] = self.repo / f"{len(os.listdir(self.repo))}.qcow2"
+    def copy(self, image, to):
         options = ["-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd"]
-        return [self.binary, "convert", *options, str(image), str(self.copies[day])]
+        return [self.binary, "convert", *options, str(image), str(to)]
 
-    def restore_command(self, day, image, folder):
-        target = str(self.restored_file(image, folder))
-        return [self.binary, "convert", "-f", "qcow2", "-O", "raw", str(self.copies[day]), target]
+    def copy_back(self, copy, to):
+        return [self.binary, "convert", "-f", "qcow2", "-O", "raw", str(copy), str(to)]
 
 
 PEERS = {tool.name: tool for tool in (Restic, Rustic, Borg, BorgZstd, Casync, Copy, QemuImg)}

@@ -10,7 +10,7 @@
 //! - [`formats`] image file ⇄ `Disk` · [`machine`] definition files → machine · [`capture`] frozen views ·
 //!   [`guest`] what is inside a disk · [`repo`] chunks, packs, index, manifests
 //! - [`disk`] the seam · [`chunker`] segment → chunks · [`archive`] members of a tar, where they lie
-//! - [`units`] positions and lengths as types
+//! - [`units`] positions and lengths as types · [`uncached`] reading without filling the page cache
 //!
 //! ARCHITECTURE.md has the map with its reasons; docs/FORMAT.md specifies the repository.
 
@@ -25,4 +25,5 @@ pub mod machine;
 pub mod ops;
 pub mod repo;
 pub mod serve;
+pub mod uncached;
 pub mod units;

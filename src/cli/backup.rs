@@ -4,7 +4,6 @@
 mod targets;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,8 +18,7 @@ use super::{Context, place, text, watch};
 use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, Skipped};
 use crate::ops::OpsError;
-use crate::ops::backup::{BackupOptions, backup};
-use crate::repo::Repository;
+use crate::ops::backup::{BackupOptions, Backups};
 use crate::repo::brief::Brief;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::{Manifest, Origin, Statistics};
@@ -85,9 +83,10 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
         return Ok(tally.exit());
     }
     let repository = place::open_or_create_default(context)?;
+    let mut backups = Backups::new(&repository);
     for (number, target) in machines.iter().enumerate() {
         let outcome = match &target.machine {
-            Ok(machine) => one(&repository, machine, arguments, context),
+            Ok(machine) => one(&mut backups, machine, arguments, context),
             Err(error) => {
                 tally.fail(context, &target.path, error)?;
                 continue;
@@ -105,6 +104,11 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             Err(error) => tally.fail(context, &target.path, &error)?,
         }
     }
+    for warning in backups.end() {
+        context.terminal.json(&json!({ "warning": warning }))?;
+        context.terminal.warn(&warning);
+        tally.warned = true;
+    }
     // Now that they are there: from now on they are missed if they vanish.
     tally.warned |= watch::warn_afterwards(&repository, context);
     tally.warned |= space::look(&repository, &arguments.space, context)?;
@@ -115,7 +119,7 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
 }
 
 fn one(
-    repository: &Arc<Repository>,
+    backups: &mut Backups<'_>,
     machine: &Machine,
     arguments: &Arguments,
     context: &Context<'_>,
@@ -131,17 +135,14 @@ fn one(
         context.terminal.detail(&format!("{}: note: {note}", machine.name));
     }
     let progress = Progress::new(context.terminal, &machine.name);
-    let outcome = backup(repository, machine, &options, progress.control());
-    let mut committed = match outcome {
-        Ok(committed) => committed,
+    let manifest = match backups.take(machine, &options, progress.control()) {
+        Ok(manifest) => manifest,
         Err(error) => {
             progress.finish([]);
             let left = "nothing is lost: the next run goes on from what is stored";
             return Err(failure::of_work(error, left).context(format!("{} was not backed up", machine.name)));
         }
     };
-    committed.manifest.warnings.append(&mut committed.warnings);
-    let manifest = committed.manifest;
     progress.finish(&manifest.warnings);
     context.terminal.json(&BackupAnswer::of(&Brief::of(&manifest)))?;
     context.terminal.done(&as_text(&manifest))?;

@@ -149,8 +149,8 @@ pub fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Result<Exit>
             },
         }
     }
-    if let Err(error) = copier.end() {
-        context.terminal.warn(&format!("the session in the repository that is copied from has not ended: {error}"));
+    for warning in copier.end() {
+        context.terminal.warn(&warning);
         tally.warned = true;
     }
     context.terminal.json(&json!({

@@ -13,7 +13,6 @@ use super::table::{Column, Table};
 use super::{Context, failure, place, text};
 use crate::guest::detect::Role;
 use crate::guest::tree::{Metadata, NodeKind, Time};
-use crate::machine::level::SnapshotChoice;
 use crate::ops::backup::BackupOptions;
 use crate::ops::files::FilesError;
 use crate::ops::files::found::Found;
@@ -94,11 +93,9 @@ impl<'g> Guests<'g> {
             terminal.say(&format!("reading the folder {name} as it is now; for its backup, write {name}@latest"));
         }
         let options = BackupOptions {
-            level: SnapshotChoice::Current,
-            full_read: false,
             allowed_folders: self.images.allow_folder.clone(),
             as_raw: self.images.raw,
-            tags: Vec::new(),
+            ..Default::default()
         };
         Ok(Source::of_file(&name, path, &options).map_err(FilesError::from)?)
     }

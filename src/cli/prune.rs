@@ -15,7 +15,7 @@ use crate::repo::Repository;
 #[command(after_help = "\
 Other runs may go on meanwhile, on this host and on others. What nothing needs is first moved to the trash; it is deleted
 once every run has ended that was at work then: at once if there is none, else by a later prune. Forgotten backups cannot
-be brought back after that.
+be brought back after that. The small packs that many small runs leave are merged into longer ones.
 
 If the store went back to an earlier state, or backups are gone that nobody forgot, nothing is pruned: see abbild check.")]
 pub struct Arguments {
@@ -103,12 +103,13 @@ fn as_text(report: &PruneReport) -> String {
     line(
         report.repacked.objects > 0,
         format!(
-            "{would}written anew: {}, to {}; {} of waste stay",
+            "{would}written anew: {}; {} of waste stay",
             amount(&report.repacked),
-            text::bytes(report.written.bytes),
             text::bytes(report.unused_bytes)
         ),
     );
+    line(report.merged.objects > 0, format!("{would}merged, being small: {}", amount(&report.merged)));
+    line(report.written.bytes > 0, format!("{would}written for that: {}", text::bytes(report.written.bytes)));
     line(
         report.revived > 0,
         format!(

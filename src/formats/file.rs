@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::{FileState, ImageError};
 use crate::archive;
 use crate::disk::DiskError;
+use crate::uncached::Uncached;
 use crate::units::{ByteLen, FileOffset};
 
 /// An open image file or block device, read only; or a member of an archive, read where it lies in it.
@@ -22,6 +23,8 @@ pub struct ImageFile {
     /// The whole file, the archive of a member.
     state: FileState,
     is_device: bool,
+    /// If it is to be read once.
+    uncached: Option<Uncached>,
     /// Where the image begins in the file, and how long it is.
     start: u64,
     len: u64,
@@ -76,7 +79,12 @@ impl ImageFile {
         let is_device = meta.file_type().is_block_device();
         let len = if is_device { device_len(&file)? } else { meta.len() };
         let state = FileState::from_metadata(path, &meta, len);
-        Ok(ImageFile { file, path: path.to_path_buf(), state, is_device, start: 0, len })
+        Ok(ImageFile { file, path: path.to_path_buf(), state, is_device, uncached: None, start: 0, len })
+    }
+
+    /// The same, read for good: what is read of it does not fill the page cache.
+    pub(crate) fn read_once(self) -> ImageFile {
+        ImageFile { uncached: Some(Uncached::default()), ..self }
     }
 
     /// The member of that name, if this is an archive.
@@ -131,7 +139,12 @@ impl ImageFile {
         let len = buf.len() as u64;
         self.check_holds(field, at, len)?;
         // Inside the file by the check: a member lies in its archive whole.
-        self.file.read_exact_at(buf, self.start + at.0).map_err(|source| match source.kind() {
+        let from = self.start + at.0;
+        let outcome = match &self.uncached {
+            Some(uncached) => uncached.read_exact_at(&self.file, buf, from),
+            None => self.file.read_exact_at(buf, from),
+        };
+        outcome.map_err(|source| match source.kind() {
             ErrorKind::UnexpectedEof => DiskError::Changed {
                 file: self.path_buf(),
                 what: format!("it had {} bytes when it was opened and now ends before {}", self.len(), at.0 + len),

@@ -49,6 +49,8 @@ pub struct OpenPolicy {
     /// Canonical folders.
     roots: Vec<PathBuf>,
     top: TopImage,
+    /// Whether what is opened is read only once.
+    once: bool,
 }
 
 /// What the first image of a chain may be.
@@ -71,7 +73,7 @@ impl OpenPolicy {
             return OpenPolicy::named_by_user(&archive);
         }
         let real = canonical(image)?;
-        let policy = OpenPolicy { roots: Vec::new(), top: TopImage::NamedByUser };
+        let policy = OpenPolicy { roots: Vec::new(), top: TopImage::NamedByUser, once: false };
         // A symlink to an image: its neighbours may lie beside the link or beside what it leads to.
         policy.allow(folder_of(image))?.allow(folder_of(&real))
     }
@@ -81,7 +83,13 @@ impl OpenPolicy {
     /// # Errors
     /// [`ImageError::Io`] if the folder is not there.
     pub fn within(folder: &Path) -> Result<OpenPolicy, ImageError> {
-        OpenPolicy { roots: Vec::new(), top: TopImage::NamedByFile }.allow(folder)
+        OpenPolicy { roots: Vec::new(), top: TopImage::NamedByFile, once: false }.allow(folder)
+    }
+
+    /// What is opened is to be read once: it need not fill the host's page cache.
+    #[must_use]
+    pub fn reading_once(self) -> OpenPolicy {
+        OpenPolicy { once: true, ..self }
     }
 
     /// Also allows `folder` and all below it.
@@ -114,8 +122,13 @@ impl OpenPolicy {
             .read(true)
             .custom_flags(flag_bits(OFlags::NONBLOCK | OFlags::NOCTTY))
             .open(path)
-            .and_then(|file| ImageFile::new(path, file));
+            .and_then(|file| self.take(path, file));
         file.map_err(io_error(path))
+    }
+
+    fn take(&self, path: &Path, file: File) -> io::Result<ImageFile> {
+        let file = ImageFile::new(path, file)?;
+        Ok(if self.once { file.read_once() } else { file })
     }
 
     /// Opens the file that the image `named_by` calls `name` and uses as its `role`. The second value is a warning.
@@ -192,7 +205,7 @@ impl OpenPolicy {
         if !file.metadata().map_err(io_error(path))?.is_file() {
             return Err(forbidden(format!("{} is no longer a regular file", real.display())));
         }
-        ImageFile::new(path, file).map_err(io_error(path))
+        self.take(path, file).map_err(io_error(path))
     }
 }
 

@@ -9,9 +9,10 @@ use super::error::{MachineError, shown};
 use super::{Machine, MachineSnapshot};
 
 /// What the admin asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotChoice {
     /// The newest state, redo logs included.
+    #[default]
     Current,
     /// The bottom of each disk's chain, whether or not a snapshot is listed for it.
     Base,

@@ -8,6 +8,7 @@ use crate::disk::DiskError;
 use crate::formats::ImageError;
 use crate::machine::MachineError;
 use crate::repo::RepoError;
+use crate::repo::store::StoreError;
 use crate::units::GuestOffset;
 
 /// Why an operation failed.
@@ -100,4 +101,10 @@ pub enum OpsError {
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<StoreError> for OpsError {
+    fn from(error: StoreError) -> OpsError {
+        OpsError::Repo(error.into())
+    }
 }

@@ -5,7 +5,8 @@ use super::event::{Control, Event};
 use crate::repo::gc::prune::{self, Follow};
 use crate::repo::{RepoError, Repository};
 
-pub use crate::repo::gc::prune::{Amount, PruneOptions, PruneReport};
+pub use crate::repo::gc::prune::PruneOptions;
+pub use crate::repo::gc::report::{Amount, PruneReport};
 
 /// Gives back the space that nothing needs.
 ///

@@ -242,12 +242,10 @@ impl Run<'_> {
     /// Everything there is. Records come first: a writer stores them after their packs.
     fn list(&self) -> Result<Vec<Item>, OpsError> {
         let mut records = BTreeMap::new();
-        self.store
-            .list(parity::FOLDER, &mut |object| {
-                records.extend(parity::id_of(&object.name).map(|id| (id, object.len)));
-                ControlFlow::Continue(())
-            })
-            .map_err(RepoError::from)?;
+        self.store.list(parity::FOLDER, &mut |object| {
+            records.extend(parity::id_of(&object.name).map(|id| (id, object.len)));
+            ControlFlow::Continue(())
+        })?;
         let mut items = Vec::new();
         let mut seen = HashSet::new();
         let mut strange = 0u64;

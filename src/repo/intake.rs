@@ -27,13 +27,14 @@ use super::manifest::{self, Manifest};
 use super::map::{ListEntry, push_entry};
 use super::pack::reader::OpenPack;
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
+use super::run::{Committed, Held, Run, TakenOver};
 use super::seal::{ChunkKind, Kind};
-use super::session::renewal;
-use super::session::{self, OpenSession};
-use super::{Repository, gc, listed_packs, object, parity, settle_packs};
+use super::session::{self, OpenSession, renewal};
+use super::store::StoreError;
+use super::{Repository, gc, object, pack, parity, settle_packs};
 use crate::chunker::{Chunker, Piece};
 
-/// Blobs waiting for a pack writer: some 128 KiB each before compression, 1.25 MiB at most.
+/// Blobs waiting for a pack writer: some 256 KiB each before compression, 1.25 MiB at most.
 const BLOBS_IN_FLIGHT: usize = 16;
 /// Pack writers for data: while one waits for the disk to have a pack durably, the other fills the next.
 const DATA_WRITERS: usize = 2;
@@ -85,41 +86,25 @@ pub struct State {
     chunks_lost: AtomicBool,
 }
 
-/// A new backup that is in the repository, durably.
-#[derive(Debug)]
-pub struct Committed {
-    /// Its manifest, as stored.
-    pub manifest: Manifest,
-    /// Things that went wrong after it was safe.
-    pub warnings: Vec<String>,
-}
-
-/// Runs `body` with an intake, in a session of its own; as [`run_in`].
+/// Runs `body` with an intake, in a run of its own; as [`run_in`].
 ///
 /// # Errors
 /// As [`run_in`].
 pub fn run<E: From<RepoError>>(
     repository: &Repository,
     state: &State,
-    work: &str,
+    work: &'static str,
     body: impl FnOnce(&Intake<'_>) -> Result<Manifest, E>,
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<Committed, E> {
-    let session = OpenSession::begin(repository.store(), repository.keys(), work)?;
-    run_in(repository, session, TakenOver::Proven, state, body, finish)
-}
-
-/// What is known of the chunks that a backup takes over unread from an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakenOver {
-    /// They were whole when the session had begun.
-    Proven,
-    /// They are to be proven before the backup is done.
-    Unproven,
+    let mut run = Run::new(repository, work);
+    let (held, _) = run.look()?;
+    let manifest = run_in(repository, held, state, body, finish)?;
+    Ok(Committed { manifest, warnings: run.end() })
 }
 
 /// Runs `body` with an intake; when it gives a manifest back, everything it refers to is made durable, then the manifest
-/// itself. `finish` sees the manifest last, with all counters final, before it is sealed.
+/// itself, which is given back. `finish` sees the manifest last, with all counters final, before it is sealed.
 ///
 /// The session must have begun before anything was looked up that the manifest will refer to.
 ///
@@ -127,31 +112,25 @@ pub enum TakenOver {
 /// The first error of any part; `body`'s own, converted. Nothing was committed then.
 pub fn run_in<E: From<RepoError>>(
     repository: &Repository,
-    session: OpenSession<'_>,
-    taken_over: TakenOver,
+    held: &Held<'_>,
     state: &State,
     body: impl FnOnce(&Intake<'_>) -> Result<Manifest, E>,
     finish: impl FnOnce(&mut Manifest),
-) -> Result<Committed, E> {
+) -> Result<Manifest, E> {
     let rotten = repository.index().rotten()?;
     let (data_tx, data_rx) = bounded(BLOBS_IN_FLIGHT);
     let (map_tx, map_rx) = bounded(BLOBS_IN_FLIGHT);
     let outcome = thread::scope(|scope| {
-        for _ in 0..DATA_WRITERS {
-            let blobs = data_rx.clone();
-            scope.spawn(move || write_packs(repository, state, Kind::DataPack, &blobs));
-        }
-        scope.spawn(move || write_packs(repository, state, Kind::MapPack, &map_rx));
+        scope.spawn(move || write_packs(repository, state, Kind::DataPack, DATA_WRITERS, data_rx));
+        scope.spawn(move || write_packs(repository, state, Kind::MapPack, 1, map_rx));
         let (_at_work, over) = bounded(0); // hangs up when the body is done
-        let session = &session;
-        scope.spawn(move || stay_alive(repository, state, session, &over));
-        drop(data_rx); // the writers own the last receivers: when they stop, senders notice
+        scope.spawn(move || stay_alive(repository, state, &held.session, &over));
         let chunker = repository.chunker();
         let intake = Intake { repository, chunker, rotten, data: data_tx, map: map_tx, state };
         body(&intake)
         // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
     });
-    // A failed pack writer is the cause; what `body` then met is its consequence. Whatever the error, the session goes.
+    // A failed pack writer is the cause; what `body` then met is its consequence.
     if let Some(failure) = lock(&state.failure).take() {
         return Err(failure.into());
     }
@@ -159,24 +138,18 @@ pub fn run_in<E: From<RepoError>>(
     if state.chunks_lost.load(Ordering::Relaxed) {
         return Err(RepoError::GivenUp.into());
     }
-    commit(repository, state, &session, taken_over, &mut manifest, finish)?;
-    let mut warnings = Vec::new();
-    if let Err(error) = session.end() {
-        warnings.push(format!("the session object could not be removed: {error}"));
-    }
-    // Nothing depends on it; on a medium that is nearly full the next prune makes do with less.
-    let _ = gc::reserve::make(repository.store());
-    Ok(Committed { manifest, warnings })
+    commit(repository, state, held, &mut manifest, finish)?;
+    Ok(manifest)
 }
 
 fn commit(
     repository: &Repository,
     state: &State,
-    session: &OpenSession<'_>,
-    taken_over: TakenOver,
+    held: &Held<'_>,
     manifest: &mut Manifest,
     finish: impl FnOnce(&mut Manifest),
 ) -> Result<(), RepoError> {
+    let session = &held.session;
     publish(repository, state, 1)?;
     settle_packs(repository.store(), lock(&state.relied_on).iter().copied())?;
     manifest.session = session.id();
@@ -184,7 +157,7 @@ fn commit(
     let moved = manifest.generation != session.record().generation;
     // Taken for dead already: then nothing is published at all.
     session.check()?;
-    if moved || taken_over == TakenOver::Unproven || !packs_are_there(repository, state)? {
+    if moved || held.taken_over == TakenOver::Unproven || !packs_are_there(repository, state)? {
         gc::mark::prove(repository, &Needs::of(manifest))?;
     }
     manifest.finished = jiff::Timestamp::now();
@@ -203,12 +176,24 @@ fn commit(
     })
 }
 
-/// Whether every pack that was added or relied on is in the store's own listing.
+/// Whether every pack that was added or relied on is in the store. Others are not looked at: there may be very many.
 fn packs_are_there(repository: &Repository, state: &State) -> Result<bool, RepoError> {
-    let listed = listed_packs(repository.store())?;
-    let added = lock(&state.added);
-    let relied_on = lock(&state.relied_on);
-    Ok(added.iter().all(|(id, len)| listed.get(id) == Some(len)) && relied_on.iter().all(|id| listed.contains_key(id)))
+    let len_of = |id: &PackId| match repository.store().len(&pack::object_name(*id)) {
+        Ok(len) => Ok(Some(len)),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(RepoError::from(error)),
+    };
+    for (id, len) in lock(&state.added).iter() {
+        if len_of(id)? != Some(*len) {
+            return Ok(false);
+        }
+    }
+    for id in lock(&state.relied_on).iter() {
+        if len_of(id)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Publishes the gathered directories if they have at least `min_bytes`.
@@ -231,44 +216,74 @@ fn stay_alive(repository: &Repository, state: &State, session: &OpenSession<'_>,
     while over.recv_timeout(renewal::EVERY) == Err(RecvTimeoutError::Timeout) {
         // After any other error another try comes tomorrow, and the session lasts for seven days.
         if let Err(error @ RepoError::SessionLost { .. }) = session.renew(repository.keys(), jiff::Timestamp::now()) {
-            lock(&state.failure).get_or_insert(error);
-            return;
+            return state.fail(error);
         }
     }
 }
 
-/// A pack writer: fills packs from the queue until it closes. On an error it notes the first one and stops; its end of
-/// the queue goes, and with the last end the senders notice.
-fn write_packs(repository: &Repository, state: &State, kind: Kind, blobs: &Receiver<PackedBlob>) {
-    if let Err(error) = try_write_packs(repository, state, kind, blobs) {
-        lock(&state.failure).get_or_insert(error);
-        // Others may still wait to send: take what they bring until they, too, have seen the failure.
-        blobs.iter().for_each(drop);
+/// Fills packs from the queue until it closes, with so many pack writers. They fill one pack together: so a run ends with
+/// one that is not full, and blobs lie in it in the order in which they came.
+fn write_packs(repository: &Repository, state: &State, kind: Kind, writers: usize, blobs: Receiver<PackedBlob>) {
+    let filling = Mutex::new(None);
+    thread::scope(|scope| {
+        for _ in 0..writers {
+            scope.spawn(|| {
+                fill_packs(repository, state, kind, &filling, &blobs);
+                // After a failure others may still wait to send: take what they bring until they, too, have seen it.
+                blobs.iter().for_each(drop);
+            });
+        }
+    });
+    // The queue is closed. After a failure elsewhere nothing is committed, so an unfinished pack is not worth a write.
+    let last = filling.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(last) = last.filter(|_| !state.has_failed()) {
+        let finished = last.finish(Padding::SizeClass).and_then(|pack| settle(repository, state, pack));
+        finished.unwrap_or_else(|error| state.fail(error));
     }
 }
 
-fn try_write_packs(
-    repository: &Repository,
+/// A pack writer, until the queue closes or something fails. Whoever meets a blob that does not fit any more finishes the
+/// full pack, while others fill the next.
+fn fill_packs<'r>(
+    repository: &'r Repository,
     state: &State,
     kind: Kind,
+    filling: &Mutex<Option<PackWriter<'r>>>,
     blobs: &Receiver<PackedBlob>,
-) -> Result<(), RepoError> {
-    let mut open: Option<PackWriter<'_>> = None;
+) {
     for blob in blobs {
-        if let Some(full) = open.take_if(|pack| !pack.fits(&blob)) {
-            settle(repository, state, full.finish(Padding::Full)?)?;
-        }
-        let pack = match &mut open {
-            Some(pack) => pack,
-            none => none.insert(repository.begin_pack(kind)?),
+        let full = {
+            let mut filling = lock(filling);
+            if state.has_failed() {
+                return;
+            }
+            match add(repository, kind, &mut filling, blob) {
+                Ok(full) => full,
+                // Noted before anybody else meets the half-written pack.
+                Err(error) => return state.fail(error),
+            }
         };
-        pack.add(blob)?;
+        let settled = full.map_or(Ok(()), |pack| settle(repository, state, pack.finish(Padding::Full)?));
+        if let Err(error) = settled {
+            return state.fail(error);
+        }
     }
-    // The queue is closed. After a failure elsewhere nothing is committed, so an unfinished pack is not worth a write.
-    if let Some(last) = open.filter(|_| lock(&state.failure).is_none()) {
-        settle(repository, state, last.finish(Padding::SizeClass)?)?;
-    }
-    Ok(())
+}
+
+/// Adds a blob to the pack that is being filled, or to a new one; gives the pack that is full.
+fn add<'r>(
+    repository: &'r Repository,
+    kind: Kind,
+    filling: &mut Option<PackWriter<'r>>,
+    blob: PackedBlob,
+) -> Result<Option<PackWriter<'r>>, RepoError> {
+    let full = filling.take_if(|pack| !pack.fits(&blob));
+    let pack = match filling {
+        Some(pack) => pack,
+        none => none.insert(repository.begin_pack(kind)?),
+    };
+    pack.add(blob)?;
+    Ok(full)
 }
 
 /// A pack is durable: put it in the index, forget its chunks' flight.
@@ -291,6 +306,11 @@ impl State {
         &self.in_flight[usize::from(id.0[0]) % SHARDS]
     }
 
+    /// Notes a failure; the first one counts.
+    fn fail(&self, error: RepoError) {
+        lock(&self.failure).get_or_insert(error);
+    }
+
     /// Whether some part has failed: work still going on is in vain.
     pub fn has_failed(&self) -> bool {
         lock(&self.failure).is_some()
@@ -302,8 +322,8 @@ impl<'r> Intake<'r> {
     pub fn writer(&self) -> SegmentWriter<'_, 'r> {
         SegmentWriter {
             intake: self,
-            data: BlobPacker::default(),
-            map: BlobPacker::default(),
+            data: BlobPacker::new(ChunkKind::Data),
+            map: BlobPacker::new(ChunkKind::Map),
             window: Vec::new(),
             list: Vec::new(),
             zeros: 0,

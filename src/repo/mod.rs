@@ -32,6 +32,7 @@ pub mod pack;
 pub mod parity;
 pub mod pins;
 pub mod quarantine;
+pub mod run;
 pub mod salvage;
 pub mod seal;
 pub mod seen;

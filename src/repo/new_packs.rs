@@ -10,7 +10,7 @@ use super::error::RepoError;
 use super::ids::{ChunkId, PackId};
 use super::pack::Directory;
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
-use super::seal::Kind;
+use super::seal::{ChunkKind, Kind};
 use super::{Repository, listed_packs};
 
 /// Directories are published as an index segment whenever so many bytes of them have gathered.
@@ -29,7 +29,8 @@ pub struct NewPacks<'r> {
 impl<'r> NewPacks<'r> {
     /// None yet.
     pub fn new(repository: &'r Repository, kind: Kind) -> NewPacks<'r> {
-        NewPacks { repository, kind, open: None, loose: BlobPacker::default(), finished: Vec::new() }
+        let loose = BlobPacker::new(ChunkKind::in_pack(kind));
+        NewPacks { repository, kind, open: None, loose, finished: Vec::new() }
     }
 
     /// Adds a blob as it was packed.

@@ -6,7 +6,10 @@
 //!
 //! The last 32 bytes need no key: a scrub without one still finds damage. The padding hides the payload's exact length.
 
+use std::cell::RefCell;
+
 use serde::de::DeserializeOwned;
+use zstd::zstd_safe::{DCtx, ResetDirective};
 
 use super::error::RepoError;
 use super::ids::to_hex;
@@ -143,12 +146,20 @@ pub fn get_moved(
     decode(keys, kind, sealed_as, &store.read(at, OBJECT_BYTES_MAX)?)
 }
 
+thread_local! {
+    /// Making a context costs more than unpacking a manifest with it.
+    static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
 /// Unpacks zstd, never beyond `max` bytes.
 fn decompress_bounded(packed: &[u8], max: usize) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut plain = Vec::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
-    decoder.take(max as u64 + 1).read_to_end(&mut plain)?;
+    CONTEXT.with_borrow_mut(|context| {
+        // Whatever the last object left, if it was damaged.
+        context.reset(ResetDirective::SessionOnly).expect("a session can always be ended");
+        zstd::stream::read::Decoder::with_context(packed, context).take(max as u64 + 1).read_to_end(&mut plain)
+    })?;
     if plain.len() > max {
         return Err(std::io::Error::other(format!("more than {max} bytes")));
     }

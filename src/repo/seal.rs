@@ -138,6 +138,13 @@ pub enum ChunkKind {
     Map,
 }
 
+impl ChunkKind {
+    /// What packs of that kind hold.
+    pub fn in_pack(kind: Kind) -> ChunkKind {
+        if kind == Kind::MapPack { ChunkKind::Map } else { ChunkKind::Data }
+    }
+}
+
 impl Keys {
     /// Derives every key of the repository.
     pub fn derive(masters: &MasterSecrets, repository: RepoId) -> Keys {

@@ -14,8 +14,8 @@ use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::event::{Control, Event, Events, Silent};
 use abbild::ops::machines;
 use abbild::ops::restore::{DefinitionChoice, DiskFormat, DiskTarget, MachineOptions, restore_disk, restore_machine};
-use abbild::repo::intake::Committed;
 use abbild::repo::manifest::{self, Manifest};
+use abbild::repo::run::Committed;
 use abbild::repo::seal::Kind;
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::{Repository, object};
@@ -37,13 +37,7 @@ fn web1() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn options(level: &str) -> BackupOptions {
-    BackupOptions {
-        level: level.parse().unwrap(),
-        full_read: false,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    }
+    BackupOptions { level: level.parse().unwrap(), ..Default::default() }
 }
 
 fn back_up(repository: &Arc<Repository>, folder: &Path, level: &str) -> Result<Committed, OpsError> {

@@ -53,11 +53,13 @@ fn a_store_is_scrubbed_and_healed_without_a_key() {
 
     // Beyond the share nothing is changed, and it is said.
     let pack = rot(&stage.objects("packs"), 0, 120_000);
+    rot(&stage.objects("parity"), 4000, 60_000);
     let before = std::fs::read(&pack).unwrap();
     let run = scrub(&["--repair"]).ended(13);
     assert!(run.stdout.contains("cannot be repaired") && run.stdout.contains("makes up for"), "{run:?}");
     assert_eq!(std::fs::read(&pack).unwrap(), before);
     rot(&stage.objects("packs"), 0, 120_000);
+    rot(&stage.objects("parity"), 4000, 60_000);
     scrub(&[]).ok();
 
     std::fs::rename(stage.path("elsewhere"), stage.path("config")).unwrap();

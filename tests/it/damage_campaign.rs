@@ -15,8 +15,8 @@ use abbild::repo::store::{ObjectName, ObjectStore};
 
 use crate::processes::number;
 use crate::prune::{forget_one, prune_now};
-use crate::repair::{objects, repair_with, replace};
-use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, store_on};
+use crate::repair::repair_with;
+use crate::world::{Dice, RawMachine, content_of, create_on, full_check, noise, objects, open_on, replace, store_on};
 
 /// Mutations of the short form.
 const FLIPS: u64 = 300;
@@ -54,22 +54,8 @@ fn small_repository(seed: u64) -> (MemFs, Vec<(BackupId, Vec<u8>)>) {
 fn world() -> World {
     let (fs, contents) = small_repository(1);
     let (other, _) = small_repository(3);
-    let in_it = |fs: &MemFs| objects(store_on(fs).unwrap().as_ref());
-    let stored: Vec<_> = in_it(&fs).into_iter().filter(|(name, _)| !name.as_str().starts_with("reserve/")).collect();
-    World { mirror: open_on(&fs.snapshot()).unwrap(), objects: stored, foreign: in_it(&other), contents, fs }
-}
-
-/// SplitMix64: a seed in a bug report stays good.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, choices: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % choices.max(1) as u64) as usize
-    }
+    let in_it = |fs: &MemFs| objects(store_on(fs).unwrap().as_ref()).into_iter().collect();
+    World { mirror: open_on(&fs.snapshot()).unwrap(), objects: in_it(&fs), foreign: in_it(&other), contents, fs }
 }
 
 fn folder(name: &ObjectName) -> &str {

@@ -1,36 +1,17 @@
 //! "The store's objects are not trusted": every kind of object is damaged in every way, and nothing wrong comes out.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use abbild::repo::store::faulty::MemFs;
 use abbild::repo::store::{ObjectName, ObjectStore};
 
-use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, store_on};
+use crate::world::{RawMachine, content_of, create_on, full_check, noise, objects, open_on, replace, store_on};
 
 /// Every byte of the first and last so many of an object is flipped; beyond, every byte of a spread of positions.
 const EDGE: usize = 160;
 /// Positions between the edges.
 const SPREAD: usize = 48;
-
-/// All objects but the reserve, whose bytes mean nothing.
-fn objects(store: &dyn ObjectStore) -> BTreeMap<ObjectName, Vec<u8>> {
-    let mut names = Vec::new();
-    store
-        .list("", &mut |object| {
-            names.push(object.name);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    names.retain(|name| name.folder() != "reserve");
-    names.into_iter().map(|name| (name.clone(), store.read(&name, 1 << 30).unwrap())).collect()
-}
-
-fn replace(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) {
-    store.remove(name).unwrap();
-    store.put(name, bytes).unwrap();
-}
 
 fn positions(len: usize) -> Vec<usize> {
     let edges = (0..len).filter(|at| *at < EDGE || *at + EDGE >= len);

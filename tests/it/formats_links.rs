@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 
 use abbild::formats;
 use abbild::formats::OpenPolicy;
-use abbild::machine::level::SnapshotChoice;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::machines;
 use abbild::repo::Repository;
@@ -122,13 +121,7 @@ fn qcow2(folder: &Path, model: &Model, link: Link) -> PathBuf {
 
 /// Backs up the machine whose image `top` is; what went wrong, with all causes.
 fn back_up(repository: &Arc<Repository>, top: &Path) -> Result<BackupId, String> {
-    let options = BackupOptions {
-        level: SnapshotChoice::Current,
-        full_read: false,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    };
+    let options = BackupOptions::default();
     let in_full = |err: &dyn std::error::Error| {
         let causes = std::iter::successors(err.source(), |cause| cause.source());
         causes.fold(err.to_string(), |line, cause| format!("{line}: {cause}"))

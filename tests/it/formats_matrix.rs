@@ -13,7 +13,6 @@ use std::thread;
 use abbild::disk::Disk;
 use abbild::formats::sink::Overwrite;
 use abbild::formats::{self, Image, OpenPolicy};
-use abbild::machine::level::SnapshotChoice;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::machines;
 use abbild::ops::restore::{DiskFormat, DiskTarget, restore_disk};
@@ -116,13 +115,7 @@ fn compare(expected: &Expected, path: &Path, driver: &str) -> Result<(), String>
 
 fn back_up(repository: &Arc<Repository>, path: &Path) -> Result<Manifest, String> {
     let machine = machines::read(path).map_err(|err| format!("machine: {err}"))?;
-    let options = BackupOptions {
-        level: SnapshotChoice::Current,
-        full_read: false,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    };
+    let options = BackupOptions::default();
     let committed = backup(repository, &machine, &options, quiet(&AtomicBool::new(false)));
     committed.map(|committed| committed.manifest).map_err(|err| format!("backup: {err}"))
 }

@@ -14,7 +14,7 @@ use abbild::units::GuestOffset;
 
 use crate::guest_btrfs::{lines, made, open, subvolume};
 use crate::guest_tree::{Mount, compare, disk, noise, of_tree, set_attribute};
-use crate::patched::Patched;
+use crate::patched::{Patched, Random};
 
 #[track_caller]
 fn error_of(disk: Arc<dyn Disk>) -> String {
@@ -345,14 +345,4 @@ fn rot_gives_errors_and_never_wrong_bytes() {
         }
     }
     assert!(unread > 10, "{unread}");
-}
-
-/// Numbers that look random, the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
 }

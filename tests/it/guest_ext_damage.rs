@@ -11,6 +11,7 @@ use abbild::guest::{GuestError, ext};
 
 use crate::guest_ext::{Stage, opened};
 use crate::guest_tree as tree;
+use crate::patched::numbers;
 
 /// A small volume with a bit of everything, made with `mke2fs ARGS`.
 fn small(stage: &Stage, args: &[&str]) -> Vec<u8> {
@@ -37,16 +38,6 @@ fn small(stage: &Stage, args: &[&str]) -> Vec<u8> {
 
 fn open_bytes(bytes: Vec<u8>) -> Result<ext::Ext, GuestError> {
     ext::open(Arc::new(MemoryDisk(bytes)))
-}
-
-/// Numbers that are the same every time (xorshift).
-fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    }
 }
 
 /// Damages a volume in many ways, where it has something but zeros, and asks everything of it each time.

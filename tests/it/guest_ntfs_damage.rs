@@ -11,6 +11,7 @@ use abbild::guest::{GuestError, ntfs};
 use crate::guest_ntfs::{Stage, compressing, content, node, opened, text};
 use crate::guest_ntfs_windows::{attribute_at, number, open_bytes, record_at};
 use crate::guest_tree::{self as tree, noise, set_attribute};
+use crate::patched::numbers;
 
 /// A small volume with a bit of everything.
 pub(crate) fn small(stage: &Stage) -> Vec<u8> {
@@ -39,16 +40,6 @@ pub(crate) fn small(stage: &Stage) -> Vec<u8> {
         set_attribute(&folder.join("junction"), "system.ntfs_reparse_data", &data);
     });
     fs::read(image).unwrap()
-}
-
-/// Numbers that are the same every time (xorshift).
-fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).unwrap()
-    }
 }
 
 #[test]

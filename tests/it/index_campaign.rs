@@ -14,7 +14,7 @@ use abbild::repo::{RepoError, Repository};
 
 use crate::processes::number;
 use crate::prune::{forget_one, prune_now};
-use crate::world::{RawMachine, content_of, create_on, full_check, noise, open_on, secret, store_on};
+use crate::world::{Dice, RawMachine, content_of, create_on, full_check, noise, open_on, secret, store_on};
 
 /// Mutations of the short form.
 const INDEXES: u64 = 32;
@@ -67,18 +67,6 @@ fn world() -> World {
     create_on(&other);
     machine.back_up(&open_with(&other, elsewhere.path()).unwrap()).unwrap();
     World { fs, caches, foreign: files(elsewhere.path()), contents, machine }
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, choices: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % choices.max(1) as u64) as usize
-    }
 }
 
 fn mutate(world: &World, dice: &mut Dice) -> (&'static str, Cache) {

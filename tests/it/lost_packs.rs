@@ -7,8 +7,8 @@ use abbild::ops::backup::backup;
 use abbild::ops::machines;
 use abbild::repo::Repository;
 use abbild::repo::ids::{BackupId, PackId};
-use abbild::repo::intake::Committed;
 use abbild::repo::pack;
+use abbild::repo::run::Committed;
 use abbild::repo::store::faulty::MemFs;
 
 use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, store_on};
@@ -22,13 +22,7 @@ fn lose_data(repository: &Repository, fs: &MemFs) -> PackId {
 }
 
 fn back_up(machine: &RawMachine, repository: &Arc<Repository>, full_read: bool) -> Committed {
-    let options = BackupOptions {
-        level: "current".parse().unwrap(),
-        full_read,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    };
+    let options = BackupOptions { full_read, ..Default::default() };
     let read = machines::read(&machine.image()).unwrap();
     backup(repository, &read, &options, quiet(&false.into())).unwrap()
 }

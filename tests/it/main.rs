@@ -101,6 +101,7 @@ mod random_histories;
 mod repair;
 mod repair_power_loss;
 mod restore_elsewhere;
+mod runs;
 mod statistics;
 mod store_goes_back;
 mod tools;

@@ -2,7 +2,6 @@
 //! each found, each repaired as far as the share goes, and refused beyond it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,7 +16,9 @@ use abbild::repo::store::{ObjectName, ObjectStore};
 use abbild::repo::{listed_packs, pack, session, text};
 
 use crate::prune::{forget_one, prune_now};
-use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, small_disk, store_on};
+use crate::world::{
+    Dice, RawMachine, content_of, create_on, noise, objects, open_on, quiet, replace, small_disk, store_on,
+};
 
 /// Damages in the suite; the long form says how many in `ABBILD_TEST_FLIPS`.
 const DAMAGES: usize = 360;
@@ -36,21 +37,6 @@ pub fn create_with_parity(fs: &MemFs) -> Arc<Repository> {
     repository
 }
 
-pub fn objects(store: &dyn ObjectStore) -> BTreeMap<ObjectName, Vec<u8>> {
-    let mut names = Vec::new();
-    let mut see = |object: abbild::repo::store::ListedObject| {
-        names.push(object.name);
-        ControlFlow::Continue(())
-    };
-    store.list("", &mut see).unwrap();
-    names.into_iter().map(|name| (name.clone(), store.read(&name, 1 << 30).unwrap())).collect()
-}
-
-pub fn replace(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) {
-    store.remove(name).unwrap();
-    store.put(name, bytes).unwrap();
-}
-
 /// The largest pack: that of the data.
 pub fn largest_pack(store: &dyn ObjectStore) -> PackId {
     listed_packs(store).unwrap().into_iter().max_by_key(|(_, len)| *len).unwrap().0
@@ -64,21 +50,6 @@ fn world() -> (MemFs, Vec<u8>) {
     RawMachine::new(&content).back_up(&repository).unwrap();
     session::begin(repository.store(), repository.keys(), "elsewhere", "backup").unwrap();
     (fs, content)
-}
-
-/// Numbers that look random, equal in every run.
-struct Dice(blake3::OutputReader);
-
-impl Dice {
-    fn new() -> Dice {
-        Dice(blake3::Hasher::new().update(b"damages").finalize_xof())
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        let mut bytes = [0; 8];
-        self.0.fill(&mut bytes);
-        usize::try_from(u64::from_le_bytes(bytes) % limit.max(1) as u64).unwrap()
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,7 +122,7 @@ fn parity_campaign_every_damage_is_found_and_repaired_within_the_share() {
     assert!(sound.damage.is_empty() && sound.warnings.is_empty(), "sound before it is damaged: {sound:?}");
     let packs: Vec<PackId> = listed_packs(store_on(&fs).unwrap().as_ref()).unwrap().into_keys().collect();
     let rounds = std::env::var("ABBILD_TEST_FLIPS").map_or(DAMAGES, |count| count.parse().expect("a number"));
-    let mut dice = Dice::new();
+    let mut dice = Dice(1);
     let mut counts: BTreeMap<String, Count> = BTreeMap::new();
     for round in 0..rounds {
         let id = packs[round % packs.len()];

@@ -8,8 +8,8 @@ use abbild::repo::store::ObjectName;
 use abbild::repo::store::faulty::{Fault, MemFs};
 use abbild::repo::{listed_packs, pack};
 
-use crate::parity::{REPAIR, create_with_parity, largest_pack, objects, replace, scrub_now};
-use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, store_on};
+use crate::parity::{REPAIR, create_with_parity, largest_pack, scrub_now};
+use crate::world::{RawMachine, content_of, create_on, noise, objects, open_on, quiet, replace, store_on};
 
 /// Runs `work` with a fault at every operation, and looks at what power cuts leave: `look` is told whether it was done.
 fn campaign(what: &str, start: &MemFs, work: impl Fn(&MemFs) -> bool, look: impl Fn(&MemFs, bool, &str)) {

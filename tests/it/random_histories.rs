@@ -142,13 +142,7 @@ impl History {
 
     fn back_up(&mut self, full_read: bool) {
         let machine = machines::read(&self.folder().join("web.vmx")).unwrap();
-        let options = BackupOptions {
-            level: "current".parse().unwrap(),
-            full_read,
-            allowed_folders: Vec::new(),
-            as_raw: false,
-            tags: Vec::new(),
-        };
+        let options = BackupOptions { full_read, ..Default::default() };
         let done = backup(&self.repository, &machine, &options, quiet(&false.into())).unwrap();
         self.kept.push((done.manifest.backup, self.model.clone()));
     }

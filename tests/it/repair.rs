@@ -1,6 +1,5 @@
 //! "Something is damaged: tell me what I have lost, save what can be saved, and break nothing else."
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use abbild::ops::backup::{BackupOptions, backup};
@@ -12,33 +11,15 @@ use abbild::repo::keys::{KeyFile, Secret};
 use abbild::repo::manifest::Manifest;
 use abbild::repo::seal::Kind;
 use abbild::repo::store::faulty::MemFs;
-use abbild::repo::store::{DirectoryStore, ObjectName, ObjectStore};
+use abbild::repo::store::{DirectoryStore, ObjectName};
 use abbild::repo::{RepoError, Repository, listed_packs, manifest, pack, parity, quarantine, session};
 
 use crate::prune::prune_now;
 use crate::tools;
 use crate::world::{
-    CHEAP, ROOT, RawMachine, content_of, create_on, full_check, noise, open_on, quiet, small_disk, store_on,
+    CHEAP, ROOT, RawMachine, content_of, create_on, full_check, noise, objects, open_on, quiet, replace, small_disk,
+    store_on,
 };
-
-/// Everything under its name.
-pub fn objects(store: &dyn ObjectStore) -> Vec<(ObjectName, Vec<u8>)> {
-    let mut names = Vec::new();
-    store
-        .list("", &mut |object| {
-            names.push(object.name);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    names.sort();
-    names.into_iter().map(|name| (name.clone(), store.read(&name, 1 << 30).unwrap())).collect()
-}
-
-/// Puts other bytes under a name.
-pub fn replace(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) {
-    store.remove(name).unwrap();
-    store.put(name, bytes).unwrap();
-}
 
 /// Changes an object.
 pub fn damage(fs: &MemFs, name: &ObjectName, change: impl Fn(&mut Vec<u8>)) {
@@ -71,7 +52,7 @@ pub fn largest_pack(fs: &MemFs, kind: Kind) -> PackId {
 
 fn names_in(fs: &MemFs, folder: &str) -> Vec<ObjectName> {
     let store = store_on(fs).unwrap();
-    objects(store.as_ref()).into_iter().map(|(name, _)| name).filter(|name| name.as_str().starts_with(folder)).collect()
+    objects(store.as_ref()).into_keys().filter(|name| name.as_str().starts_with(folder)).collect()
 }
 
 #[track_caller]
@@ -87,13 +68,7 @@ fn is_sound(fs: &MemFs) {
 }
 
 fn back_up_whole(machine: &RawMachine, repository: &Arc<Repository>) -> Manifest {
-    let options = BackupOptions {
-        level: "current".parse().unwrap(),
-        full_read: true,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    };
+    let options = BackupOptions { full_read: true, ..Default::default() };
     let read = machines::read(&machine.image()).unwrap();
     backup(repository, &read, &options, quiet(&false.into())).unwrap().manifest
 }

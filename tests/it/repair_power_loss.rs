@@ -12,8 +12,8 @@ use abbild::repo::store::{self, ObjectName};
 use abbild::repo::{gc, manifest, pack, session};
 
 use crate::prune::{forget_one, prune_now};
-use crate::repair::{damage, largest_pack, objects, repair_with};
-use crate::world::{RawMachine, content_of, create_on, noise, open_on, quiet, store_on};
+use crate::repair::{damage, largest_pack, repair_with};
+use crate::world::{RawMachine, content_of, create_on, noise, objects, open_on, quiet, store_on};
 
 /// A repository in which nearly everything is damaged once, and what it held.
 struct Before {
@@ -48,7 +48,7 @@ fn before() -> Before {
     damage(&fs, &manifest::object_name(ids[1]), |bytes| bytes.truncate(90));
     for folder in ["index/", "generations/", "closings/", "tombstones/", "keys/"] {
         let store = store_on(&fs).unwrap();
-        let names: Vec<ObjectName> = objects(store.as_ref()).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<ObjectName> = objects(store.as_ref()).into_keys().collect();
         if let Some(name) = names.iter().find(|name| name.as_str().starts_with(folder)) {
             damage(&fs, name, |bytes| bytes[100] ^= 1);
         }

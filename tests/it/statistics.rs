@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use abbild::machine::level::SnapshotChoice;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::machines;
 use abbild::ops::statistics::space::Thresholds;
@@ -22,13 +21,7 @@ use crate::world::{create_on, noise, quiet};
 fn back_up(repository: &Arc<Repository>, folder: &Path, machine: &str, content: &[u8]) -> BackupId {
     let image = folder.join(format!("{machine}.raw"));
     fs::write(&image, content).unwrap();
-    let options = BackupOptions {
-        level: SnapshotChoice::Current,
-        full_read: false,
-        allowed_folders: Vec::new(),
-        as_raw: false,
-        tags: Vec::new(),
-    };
+    let options = BackupOptions::default();
     let machine = machines::read(&image).unwrap();
     backup(repository, &machine, &options, quiet(&AtomicBool::new(false))).unwrap().manifest.backup
 }

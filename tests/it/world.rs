@@ -1,24 +1,24 @@
 //! A small world for the stories about repositories: a store that can fail, a machine with one raw disk, backups taken
 //! and read back through the library's own calls.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use abbild::disk::Disk;
-use abbild::machine::level::SnapshotChoice;
 use abbild::ops::backup::{BackupOptions, backup};
 use abbild::ops::event::{Control, Silent};
 use abbild::ops::machines;
 use abbild::ops::{OpsError, check};
 use abbild::repo::ids::BackupId;
 use abbild::repo::index::IndexPlace;
-use abbild::repo::intake::Committed;
 use abbild::repo::keys::{KdfCost, KeyFile, Secret};
+use abbild::repo::run::Committed;
 use abbild::repo::store::faulty::MemFs;
-use abbild::repo::store::{DirectoryStore, ObjectStore};
-use abbild::repo::{RepoError, Repository};
+use abbild::repo::store::{self, DirectoryStore, ObjectName, ObjectStore};
+use abbild::repo::{RepoError, Repository, gc};
 use abbild::units::GuestOffset;
 
 /// Where the repository lies on a [`MemFs`].
@@ -85,13 +85,7 @@ impl RawMachine {
     /// Backs it up.
     pub fn back_up(&self, repository: &Arc<Repository>) -> Result<Committed, OpsError> {
         let machine = machines::read(&self.image())?;
-        let options = BackupOptions {
-            level: SnapshotChoice::Current,
-            full_read: false,
-            allowed_folders: Vec::new(),
-            as_raw: false,
-            tags: Vec::new(),
-        };
+        let options = BackupOptions::default();
         backup(repository, &machine, &options, quiet(&AtomicBool::new(false)))
     }
 }
@@ -129,4 +123,31 @@ pub fn small_disk(seed: u64) -> Vec<u8> {
     disk.extend(noise(4096, seed + 1));
     disk.truncate(disk.len() / 512 * 512);
     disk
+}
+
+/// Every object but the noise that is kept for a prune.
+pub fn objects(store: &dyn ObjectStore) -> BTreeMap<ObjectName, Vec<u8>> {
+    let names = store::names(store, "").unwrap();
+    let names = names.into_iter().filter(|name| name.folder() != gc::reserve::FOLDER);
+    names.map(|name| (name.clone(), store.read(&name, 1 << 30).unwrap())).collect()
+}
+
+/// Puts other bytes under a name.
+pub fn replace(store: &dyn ObjectStore, name: &ObjectName, bytes: &[u8]) {
+    store.remove(name).unwrap();
+    store.put(name, bytes).unwrap();
+}
+
+/// SplitMix64: numbers that look random, and a seed in a bug report stays good.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `choices`.
+    pub fn below(&mut self, choices: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % choices.max(1) as u64) as usize
+    }
 }

@@ -325,6 +325,7 @@ impl<'a, 'r> Pass<'a, 'r> {
     /// A worker: reads, cuts and stores segments until there are no more.
     fn read_all(&self, work: &Receiver<Work>) -> Result<(), OpsError> {
         let mut writer = self.context.intake.writer();
+        let mut sample = Vec::new();
         for item in work {
             if self.stopped() {
                 break; // what was gathered is sent all the same: a second pass takes it for stored
@@ -340,7 +341,8 @@ impl<'a, 'r> Pass<'a, 'r> {
                 Work::Read(segment) => self.read(&mut writer, segment)?,
                 Work::Patch(segment) => self.patch(&mut writer, segment, reference)?,
                 Work::Sample(segment) => {
-                    if !self.is_as_recorded(segment, &reference.disk)? {
+                    sample.resize(self.shape.segment_len(segment), 0);
+                    if !self.is_as_recorded(segment, &reference.disk, &mut sample)? {
                         self.distrust("a sample of what should be unchanged has changed");
                     }
                 }
@@ -435,12 +437,11 @@ impl<'a, 'r> Pass<'a, 'r> {
         Ok(read)
     }
 
-    /// Whether the source still holds in `segment` what the earlier backup recorded.
-    fn is_as_recorded(&self, segment: u64, recorded: &BackupDisk) -> Result<bool, OpsError> {
-        let mut bytes = vec![0; self.shape.segment_len(segment)];
-        let read = self.read_source(self.shape.segment_at(segment), &mut bytes)?;
+    /// Whether the source still holds in `segment` what the earlier backup recorded. `bytes` is room for it.
+    fn is_as_recorded(&self, segment: u64, recorded: &BackupDisk, bytes: &mut [u8]) -> Result<bool, OpsError> {
+        let read = self.read_source(self.shape.segment_at(segment), bytes)?;
         self.tally.sampled.fetch_add(read, Ordering::Relaxed);
-        recorded.holds(segment, &bytes).or_else(|error| {
+        recorded.holds(segment, bytes).or_else(|error| {
             self.distrust_map(error)?;
             Ok(false)
         })

@@ -10,6 +10,7 @@ mod files;
 mod plan;
 mod source;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,16 +22,21 @@ use crate::machine::level::SnapshotChoice;
 use crate::machine::{Machine, MachineIdentity, MachineKind};
 use crate::ops::digest;
 use crate::repo::Repository;
-use crate::repo::intake::{self, Committed, Counters, State, TakenOver};
+use crate::repo::brief::Brief;
+use crate::repo::intake::{self, Counters, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
-use crate::repo::session::OpenSession;
+use crate::repo::run::{Committed, Run};
+use crate::repo::sync::SyncReport;
 use crate::repo::tag::{self, Tag};
 use plan::Earlier;
 use source::Source;
 pub use source::{CurrentDisks, current_disks};
 
+/// What the session says it does.
+const WORK: &str = "backup";
+
 /// What a backup is asked to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
     /// Which level of the machine.
     pub level: SnapshotChoice,
@@ -45,93 +51,147 @@ pub struct BackupOptions {
     pub tags: Vec<Tag>,
 }
 
-/// Takes a backup of `machine`.
+/// Takes a backup of `machine`, in a run of its own.
 ///
 /// # Errors
-/// [`OpsError`]; nothing was committed then. What was stored so far is found again by the next run.
+/// As [`Backups::take`].
 pub fn backup(
     repository: &Arc<Repository>,
     machine: &Machine,
     options: &BackupOptions,
     control: Control<'_>,
 ) -> Result<Committed, OpsError> {
-    let began = Instant::now();
-    let mut warnings = machine.warnings.clone();
-    control.tell(Event::Step("opening the machine's images"));
-    let source = Source::open(machine, options)?;
-    warnings.extend(source.warnings.iter().cloned());
-    // After the guard stands, so that what was compared is what is read.
-    warnings.extend(digest::check_package(machine, control)?);
-    control.tell(Event::Step("looking at the repository"));
-    // First the session, then the look: whatever is found from now on, no prune deletes while the session is held.
-    let session = OpenSession::begin(repository.store(), repository.keys(), "backup")?;
-    let (earlier, taken_over) = earlier_backups(repository, machine, options, &mut warnings)?;
-    warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
-
-    let state = State::default();
-    let committed = intake::run_in(
-        repository,
-        session,
-        taken_over,
-        &state,
-        |intake| {
-            let mut manifest = draft(machine, &source, options, std::mem::take(&mut warnings));
-            manifest.backup = intake.backup_id();
-            for disk in &source.disks {
-                let context = disk::Context { intake, state: &state, control };
-                let outcome = disk::store(&context, disk, &earlier)?;
-                if outcome.parent.is_some() {
-                    manifest.parent = outcome.parent;
-                }
-                manifest.warnings.extend(outcome.warnings);
-                manifest.disks.push(outcome.record);
-            }
-            manifest.files = files::store(intake, machine, control)?;
-            // The last look at the source: what changed while it was read is not a frozen view.
-            source.guard.verify()?;
-            if control.interrupted() {
-                return Err(OpsError::Interrupted);
-            }
-            control.tell(Event::Step("making it durable"));
-            Ok(manifest)
-        },
-        |manifest| manifest.statistics = total(manifest, &state.counters, began),
-    )?;
-    committed.warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
-    Ok(committed)
+    let mut backups = Backups::new(repository);
+    let manifest = backups.take(machine, options, control)?;
+    Ok(Committed { manifest, warnings: backups.end() })
 }
 
-/// The machine's earlier backups, newest first; none if packs have vanished, as what they say is then not to be built on.
-fn earlier_backups(
-    repository: &Arc<Repository>,
-    machine: &Machine,
-    options: &BackupOptions,
+/// Backups of any number of machines in one run: the repository is looked at once, not for each.
+pub struct Backups<'r> {
+    repository: &'r Arc<Repository>,
+    run: Run<'r>,
+    /// What was seen with the run's last look, and what was added since: by the machine's identity, newest first.
+    briefs: HashMap<String, Vec<Arc<Brief>>>,
+}
+
+impl<'r> Backups<'r> {
+    /// A run; nothing is looked at yet.
+    pub fn new(repository: &'r Arc<Repository>) -> Backups<'r> {
+        Backups { repository, run: Run::new(repository, WORK), briefs: HashMap::new() }
+    }
+
+    /// Takes a backup of `machine`.
+    ///
+    /// # Errors
+    /// [`OpsError`]; nothing was committed then. What was stored so far is found again by the next run.
+    pub fn take(
+        &mut self,
+        machine: &Machine,
+        options: &BackupOptions,
+        control: Control<'_>,
+    ) -> Result<Manifest, OpsError> {
+        let began = Instant::now();
+        let mut warnings = machine.warnings.clone();
+        control.tell(Event::Step("opening the machine's images"));
+        let source = Source::open(machine, options)?;
+        warnings.extend(source.warnings.iter().cloned());
+        // After the guard stands, so that what was compared is what is read.
+        warnings.extend(digest::check_package(machine, control)?);
+        control.tell(Event::Step("looking at the repository"));
+        let identity = identity_text(&machine.identity);
+        let (held, synced) = self.run.look()?;
+        let mut are_packs_gone = false;
+        if let Some(synced) = synced {
+            self.briefs = briefs_by_identity(self.repository, &mut warnings)?;
+            are_packs_gone = !synced.vanished.is_empty();
+            warnings.extend(warnings_of(&synced));
+        }
+        let earlier = if are_packs_gone {
+            Earlier::none(self.repository)
+        } else {
+            let briefs = self.briefs.get(&identity).cloned().unwrap_or_default();
+            Earlier::new(self.repository, undoubted(self.repository, briefs, &mut warnings)?, options.full_read)
+        };
+        warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
+
+        let state = State::default();
+        let manifest = intake::run_in(
+            self.repository,
+            held,
+            &state,
+            |intake| {
+                let mut manifest = draft(machine, &source, options, std::mem::take(&mut warnings));
+                manifest.backup = intake.backup_id();
+                for disk in &source.disks {
+                    let context = disk::Context { intake, state: &state, control };
+                    let outcome = disk::store(&context, disk, &earlier)?;
+                    if outcome.parent.is_some() {
+                        manifest.parent = outcome.parent;
+                    }
+                    manifest.warnings.extend(outcome.warnings);
+                    manifest.disks.push(outcome.record);
+                }
+                manifest.files = files::store(intake, machine, control)?;
+                // The last look at the source: what changed while it was read is not a frozen view.
+                source.guard.verify()?;
+                if control.interrupted() {
+                    return Err(OpsError::Interrupted);
+                }
+                control.tell(Event::Step("making it durable"));
+                Ok(manifest)
+            },
+            |manifest| manifest.statistics = total(manifest, &state.counters, began),
+        )?;
+        self.briefs.entry(identity).or_default().insert(0, Arc::new(Brief::of(&manifest)));
+        Ok(manifest)
+    }
+
+    /// Ends the run; gives what went wrong, which takes nothing back.
+    pub fn end(self) -> Vec<String> {
+        self.run.end()
+    }
+}
+
+/// What is known of all backups: by the machine's identity, newest first.
+fn briefs_by_identity(
+    repository: &Repository,
     warnings: &mut Vec<String>,
-) -> Result<(Earlier, TakenOver), OpsError> {
-    let sync = repository.sync_index(&mut |_| {})?;
-    let taken_over = if sync.generation_moved { TakenOver::Unproven } else { TakenOver::Proven };
-    warnings.extend(sync.damaged.iter().map(|(object, error)| format!("{object} is damaged and not used: {error}")));
-    if !sync.vanished.is_empty() {
+) -> Result<HashMap<String, Vec<Arc<Brief>>>, OpsError> {
+    let mut by_identity: HashMap<String, Vec<Arc<Brief>>> = HashMap::new();
+    let briefs = repository.briefs(&mut |id, error| {
+        warnings.push(format!("the manifest of backup {id} cannot be read and is not built on: {error}"));
+    })?;
+    for brief in briefs.into_iter().rev() {
+        by_identity.entry(brief.identity.clone()).or_default().push(brief);
+    }
+    Ok(by_identity)
+}
+
+fn warnings_of(synced: &SyncReport) -> Vec<String> {
+    let damaged = synced.damaged.iter();
+    let mut warnings: Vec<String> =
+        damaged.map(|(object, error)| format!("{object} is damaged and not used: {error}")).collect();
+    if !synced.vanished.is_empty() {
         warnings.push(format!(
             "{} packs have vanished from the repository; everything is read, and what they held is stored again",
-            sync.vanished.len()
+            synced.vanished.len()
         ));
-        return Ok((Earlier::none(repository), taken_over));
     }
-    let identity = identity_text(&machine.identity);
-    let mut unreadable = Vec::new();
-    let mut briefs = repository.briefs(&mut |id, error| unreadable.push((id, error)))?;
-    for (id, error) in unreadable {
-        warnings.push(format!("the manifest of backup {id} cannot be read and is not built on: {error}"));
-    }
-    briefs.retain(|brief| brief.identity == identity);
-    briefs.reverse();
+    warnings
+}
+
+/// Those of a machine's earlier backups that can be built on: none of which packs have vanished since.
+fn undoubted(
+    repository: &Repository,
+    mut briefs: Vec<Arc<Brief>>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Arc<Brief>>, OpsError> {
     let doubted = repository.index().doubted()?;
     if briefs.first().is_some_and(|newest| doubted.contains(&newest.backup)) {
         warnings.push("packs have vanished since the last backup, or are damaged; it is not built on".to_owned());
     }
     briefs.retain(|brief| !doubted.contains(&brief.backup));
-    Ok((Earlier::new(repository, briefs, options.full_read), taken_over))
+    Ok(briefs)
 }
 
 fn draft(machine: &Machine, source: &Source, options: &BackupOptions, warnings: Vec<String>) -> Manifest {

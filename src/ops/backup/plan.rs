@@ -91,9 +91,12 @@ impl Earlier {
 
     /// The disk as the newest backup has it, if that can be read.
     fn guess(&self, disk: &SourceDisk) -> Option<BackupDisk> {
-        let manifest = self.repository.manifest(self.briefs.first()?.backup).ok()?;
+        let newest = self.briefs.first()?;
         let size = disk.image.size().0;
-        let number = manifest.disks.iter().position(|record| record.slot == disk.slot && record.size == size)?;
+        let number = newest.disks.iter().position(|brief| brief.slot == disk.slot && brief.costs.size == size)?;
+        let manifest = self.repository.manifest(newest.backup).ok()?;
+        // The brief only spares reading the manifest, which alone says what there is.
+        manifest.disks.get(number).filter(|record| record.slot == disk.slot && record.size == size)?;
         self.repository.disk(&manifest, number).ok()
     }
 

@@ -48,7 +48,8 @@ impl Source {
     pub fn open(machine: &Machine, options: &BackupOptions) -> Result<Source, OpsError> {
         let (chosen, internal_snapshot) = level(machine, options)?;
         let mut warnings = chosen.warnings.clone();
-        let opened = open_all(machine, &chosen, internal_snapshot.as_deref(), options, &mut warnings)?;
+        let policy_of = |image: &Path| Ok(policy(machine, image, &options.allowed_folders)?.reading_once());
+        let opened = open_all(machine, &chosen, internal_snapshot.as_deref(), options, &policy_of, &mut warnings)?;
         let captured = offline::take(machine, &chosen, opened)?;
         let disks: Vec<SourceDisk> = captured
             .into_iter()
@@ -117,12 +118,13 @@ fn open_all(
     chosen: &ChosenLevel,
     internal_snapshot: Option<&str>,
     options: &BackupOptions,
+    policy_of: &dyn Fn(&Path) -> Result<OpenPolicy, OpsError>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<OpenedDisk>, OpsError> {
     let mut opened = Vec::new();
     for disk in &chosen.disks {
         let path = disk.level.image();
-        let policy = policy(machine, path, &options.allowed_folders)?;
+        let policy = policy_of(path)?;
         let as_raw = disk.raw || (options.as_raw && is_without_definition(machine));
         let mut image = match internal_snapshot {
             Some(name) => qcow2::open_snapshot(path, qcow2::Selector::Name(name), &policy)?,
@@ -158,7 +160,8 @@ pub struct CurrentDisks {
 /// [`OpsError`] naming the disk's file.
 pub fn current_disks(machine: &Machine, options: &BackupOptions) -> Result<CurrentDisks, OpsError> {
     let chosen = choose(machine, &SnapshotChoice::Current)?;
-    let opened = open_all(machine, &chosen, None, options, &mut Vec::new())?;
+    let policy_of = |image: &Path| policy(machine, image, &options.allowed_folders);
+    let opened = open_all(machine, &chosen, None, options, &policy_of, &mut Vec::new())?;
     let in_use = opened.iter().find_map(|disk| offline::written_to(machine, &disk.image));
     let disks = opened.iter().map(|disk| Arc::new(disk.image.disk()) as Arc<dyn Disk>).collect();
     Ok(CurrentDisks { disks, in_use })

@@ -124,12 +124,10 @@ pub fn small_objects(
     look.pins()?;
     look.segments()?;
     let mut foreign = 0usize;
-    store
-        .foreign("", &mut |_| {
-            foreign += 1;
-            std::ops::ControlFlow::Continue(())
-        })
-        .map_err(RepoError::from)?;
+    store.foreign("", &mut |_| {
+        foreign += 1;
+        std::ops::ControlFlow::Continue(())
+    })?;
     if foreign > 0 {
         look.report.notes.push(format!("{foreign} files in the store are none of ours"));
     }
@@ -232,10 +230,10 @@ impl Look<'_> {
     fn prunes(&mut self, all_data: bool) -> Result<(), OpsError> {
         let (store, keys) = (self.repository.store(), self.repository.keys());
         let aside = |name: &ObjectName| Remedy::PutAside { sealed_as: name.clone(), at: name.clone() };
-        for name in store::names(store, records::TOMBSTONES).map_err(RepoError::from)? {
+        for name in store::names(store, records::TOMBSTONES)? {
             self.read(&name, aside(&name), || records::load_tombstones(store, keys, &name))?;
         }
-        for name in store::names(store, records::CLOSINGS).map_err(RepoError::from)? {
+        for name in store::names(store, records::CLOSINGS)? {
             self.read(&name, aside(&name), || records::load_closing(store, keys, &name))?;
         }
         let forgotten = forgotten::list(store)?;
@@ -272,15 +270,13 @@ impl Look<'_> {
     fn unfinished(&mut self) -> Result<(), OpsError> {
         let (mut names, mut count) = (Vec::new(), 0usize);
         let store = self.repository.store();
-        store
-            .unfinished("", &mut |name| {
-                count += 1;
-                if names.len() < NAMES_TOLD {
-                    names.push(name.to_owned());
-                }
-                std::ops::ControlFlow::Continue(())
-            })
-            .map_err(RepoError::from)?;
+        store.unfinished("", &mut |name| {
+            count += 1;
+            if names.len() < NAMES_TOLD {
+                names.push(name.to_owned());
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
         if count > 0 {
             let more = if count > names.len() { format!(" and {} more", count - names.len()) } else { String::new() };
             let notes = &mut self.report.notes;

@@ -107,11 +107,12 @@ impl Reading<'_> {
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         let work = || -> Result<(), OpsError> {
+            let mut bytes = Vec::new();
             while let Some(id) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if self.control.interrupted() {
                     return Err(OpsError::Interrupted);
                 }
-                self.one(*id, &found)?;
+                self.one(*id, &mut bytes, &found)?;
             }
             Ok(())
         };
@@ -133,11 +134,14 @@ impl Reading<'_> {
         Ok(found)
     }
 
-    fn one(&self, id: PackId, found: &Mutex<Found>) -> Result<(), OpsError> {
+    fn one(&self, id: PackId, bytes: &mut Vec<u8>, found: &Mutex<Found>) -> Result<(), OpsError> {
         let (store, keys) = (self.repository.store(), self.repository.keys());
         let read_it = self.to_read.contains(&id);
-        let record =
-            twice(|| if read_it { reader::verify(store, keys, id) } else { reader::read_record(store, keys, id) });
+        let name = pack::object_name(id);
+        let record = twice(|| match read_it {
+            true => reader::verify_in(store, keys, id, &name, bytes),
+            false => reader::read_record(store, keys, id),
+        });
         if read_it {
             self.control.tell(Event::Done(self.listed[&id]));
         }

@@ -351,7 +351,7 @@ impl Run<'_, '_> {
                 Err(error) if may_be_later(&error) => continue,
                 Err(_) => {
                     self.put_aside(&name, &name)?;
-                    self.repository.index().forget_segment(name.as_str())?;
+                    self.repository.index().forget_segments([name.as_str()])?;
                 }
             }
             self.findings[number].fault.repaired = true;
@@ -393,11 +393,7 @@ impl Run<'_, '_> {
         let (store, keys) = (self.repository.store(), self.repository.keys());
         let mut highest = self.repository.index().generation()?;
         for folder in [records::TOMBSTONES, records::CLOSINGS] {
-            highest = store::names(store, folder)
-                .map_err(RepoError::from)?
-                .iter()
-                .filter_map(records::generation_of)
-                .fold(highest, u64::max);
+            highest = store::names(store, folder)?.iter().filter_map(records::generation_of).fold(highest, u64::max);
         }
         highest = trash::list(store)?.iter().map(|trashed| trashed.generation).fold(highest, u64::max);
         for name in session::names(store)?.0 {

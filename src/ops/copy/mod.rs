@@ -26,8 +26,9 @@ pub use plan::{Selection, Verdict, origin_of, plan};
 use super::event::{Control, Event};
 use crate::repo::gc::forgotten;
 use crate::repo::ids::BackupId;
-use crate::repo::intake::{self, Committed, Intake, State, TakenOver};
+use crate::repo::intake::{self, Intake, State};
 use crate::repo::manifest::{self, DiskRecord, FileRecord, Manifest, Origin, Statistics};
+use crate::repo::run::{Committed, Run};
 use crate::repo::session::{OpenSession, renewal};
 use crate::repo::store::StoreError;
 use crate::repo::{RepoError, Repository};
@@ -37,23 +38,30 @@ use error::{destination, source};
 /// What the source's session says it does, and the destination's.
 const WORK: &str = "copy";
 
-/// Two repositories, and what was in them when it was looked.
+/// Copies backups.
 pub struct Copier<'r> {
-    from: &'r Arc<Repository>,
-    to: &'r Arc<Repository>,
+    sides: Sides<'r>,
+    /// What is written to the destination.
+    run: Run<'r>,
     /// None if nothing can be written to the source.
     session: Option<OpenSession<'r>>,
     /// When it began, or was renewed.
     renewed: Instant,
-    /// The source's backups, oldest first.
-    backups: Vec<Manifest>,
     /// The source's backups that cannot be read.
     unreadable: Vec<(BackupId, RepoError)>,
+    warnings: Vec<String>,
+}
+
+/// Two repositories, and what was in them when it was looked.
+struct Sides<'r> {
+    from: &'r Arc<Repository>,
+    to: &'r Arc<Repository>,
+    /// The source's backups, oldest first.
+    backups: Vec<Manifest>,
     /// The destination's backups, oldest first; with those copied since.
     there: Vec<Manifest>,
     /// The destination's forgotten ones that can be read.
     forgotten_there: Vec<Manifest>,
-    warnings: Vec<String>,
 }
 
 /// The backup that a copy builds on: the same one, here and there.
@@ -103,12 +111,13 @@ impl<'r> Copier<'r> {
         }
         let forgotten = forgotten::list(to.store()).map_err(destination)?;
         let forgotten_there = forgotten.iter().filter_map(|forgotten| forgotten::load(to, forgotten).ok()).collect();
-        Ok(Copier { from, to, session, renewed: Instant::now(), backups, unreadable, there, forgotten_there, warnings })
+        let sides = Sides { from, to, backups, there, forgotten_there };
+        Ok(Copier { sides, run: Run::new(to, WORK), session, renewed: Instant::now(), unreadable, warnings })
     }
 
     /// The source's backups, oldest first.
     pub fn backups(&self) -> &[Manifest] {
-        &self.backups
+        &self.sides.backups
     }
 
     /// The source's backups that cannot be read, and why.
@@ -123,8 +132,8 @@ impl<'r> Copier<'r> {
 
     /// What is to become of each backup of the source.
     pub fn plan(&self, selection: &Selection) -> Vec<(BackupId, Verdict)> {
-        let (from, to) = (self.from.config().repository, self.to.config().repository);
-        plan(selection, (from, &self.backups), (to, &self.there, &self.forgotten_there))
+        let Sides { from, to, backups, there, forgotten_there } = &self.sides;
+        plan(selection, (from.config().repository, backups), (to.config().repository, there, forgotten_there))
     }
 
     /// Copies a backup of the source. With `verify` the copy is read back and compared before it is reported.
@@ -134,34 +143,45 @@ impl<'r> Copier<'r> {
     pub fn copy(&mut self, backup: BackupId, verify: bool, control: Control<'_>) -> Result<Committed, CopyError> {
         let began = Instant::now();
         self.stay_alive();
-        let (from, to) = (self.from, self.to);
-        let wanted = self.backups.iter().find(|manifest| manifest.backup == backup);
+        let sides = &self.sides;
+        let (from, to) = (sides.from, sides.to);
+        let wanted = sides.backups.iter().find(|manifest| manifest.backup == backup);
         let wanted = wanted
             .ok_or_else(|| source(RepoError::UnknownBackup { wanted: backup.to_string(), candidates: Vec::new() }))?;
         let mut warnings = Vec::new();
-        // First the session, then the look.
-        let session = OpenSession::begin(to.store(), to.keys(), WORK).map_err(destination)?;
-        let (earlier, taken_over) = self.earlier(wanted, &mut warnings)?;
+        let (held, synced) = self.run.look().map_err(destination)?;
+        let vanished = synced.map_or(0, |synced| {
+            let damaged = synced.damaged.iter();
+            warnings.extend(damaged.map(|(object, error)| format!("{object} is damaged and not used: {error}")));
+            synced.vanished.len()
+        });
+        let earlier = if vanished > 0 {
+            warnings.push(format!(
+                "{vanished} packs have vanished from the repository that is copied to; what they held is stored again"
+            ));
+            None
+        } else {
+            sides.earlier(wanted)?
+        };
         warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
 
         let state = State::default();
         let origin = origin_of(wanted, from.config().repository);
-        let mut committed = intake::run_in(
+        let manifest = intake::run_in(
             to,
-            session,
-            taken_over,
+            held,
             &state,
             |intake| {
                 let mut copy = draft(wanted, origin, earlier.as_ref());
                 copy.backup = intake.backup_id();
                 let context = disk::Context { intake, state: &state, control };
                 for (number, record) in wanted.disks.iter().enumerate() {
-                    let reference = earlier.as_ref().and_then(|earlier| self.reference(earlier, record, control));
+                    let reference = earlier.as_ref().and_then(|earlier| sides.reference(earlier, record, control));
                     let read = from.disk(wanted, number).map_err(source)?;
                     let (root, statistics) = disk::copy(&context, &record.slot, &read, reference.as_ref())?;
                     copy.disks.push(DiskRecord { root, statistics, ..record.clone() });
                 }
-                copy.files = self.files(intake, wanted, earlier.as_ref(), control)?;
+                copy.files = sides.files(intake, wanted, earlier.as_ref(), control)?;
                 if control.interrupted() {
                     return Err(CopyError::Interrupted);
                 }
@@ -171,52 +191,38 @@ impl<'r> Copier<'r> {
             |copy| copy.statistics = total(copy, &state, began),
         )?;
         if verify {
-            let verified = verify::compare((from, wanted), (to, &committed.manifest), control);
+            let verified = verify::compare((from, wanted), (to, &manifest), control);
             verified.inspect_err(|_| {
                 // Never report a copy that is none; the next one finds its chunks, and is compared again.
-                let _ = to.store().remove(&manifest::object_name(committed.manifest.backup));
+                let _ = to.store().remove(&manifest::object_name(manifest.backup));
             })?;
         }
-        committed.warnings.iter().for_each(|warning| control.tell(Event::Warning(warning)));
-        committed.warnings.append(&mut warnings);
-        self.there.push(committed.manifest.clone());
-        Ok(committed)
+        self.sides.there.push(manifest.clone());
+        Ok(Committed { manifest, warnings })
     }
 
-    /// Ends the session in the source.
-    ///
-    /// # Errors
-    /// What the source's store says; nothing depends on it.
-    pub fn end(self) -> Result<(), CopyError> {
-        self.session.map_or(Ok(()), |session| session.end().map_err(source))
+    /// Ends the sessions; gives what went wrong, which takes nothing back.
+    pub fn end(self) -> Vec<String> {
+        let mut warnings = self.run.end();
+        if let Some(Err(error)) = self.session.map(OpenSession::end) {
+            warnings.push(format!("the session in the repository that is copied from could not be removed: {error}"));
+        }
+        warnings
     }
 
     /// A long history outlasts a session. Should it be lost all the same, what a prune took is noticed when it is read.
     fn stay_alive(&mut self) {
         if let Some(session) = self.session.as_ref().filter(|_| self.renewed.elapsed() >= renewal::EVERY) {
-            let _ = session.renew(self.from.keys(), jiff::Timestamp::now());
+            let _ = session.renew(self.sides.from.keys(), jiff::Timestamp::now());
             self.renewed = Instant::now();
         }
     }
+}
 
+impl Sides<'_> {
     /// The backup of the same machine that was copied before and is nearest: what it has in common is taken over. Looked
     /// for after the destination's session began.
-    fn earlier(
-        &self,
-        wanted: &Manifest,
-        warnings: &mut Vec<String>,
-    ) -> Result<(Option<Earlier<'_>>, TakenOver), CopyError> {
-        let synced = self.to.sync_index(&mut |_| {}).map_err(destination)?;
-        let taken_over = if synced.generation_moved { TakenOver::Unproven } else { TakenOver::Proven };
-        let damaged = synced.damaged.iter();
-        warnings.extend(damaged.map(|(object, error)| format!("{object} is damaged and not used: {error}")));
-        if !synced.vanished.is_empty() {
-            let count = synced.vanished.len();
-            warnings.push(format!(
-                "{count} packs have vanished from the repository that is copied to; what they held is stored again"
-            ));
-            return Ok((None, taken_over));
-        }
+    fn earlier(&self, wanted: &Manifest) -> Result<Option<Earlier<'_>>, CopyError> {
         let doubted = self.to.index().doubted().map_err(destination)?;
         let (from, to) = (self.from.config().repository, self.to.config().repository);
         for backup in plan::nearest(wanted, &self.backups) {
@@ -225,13 +231,13 @@ impl<'r> Copier<'r> {
             for copy in copies.filter(|copy| copy.copied_from.is_some() && !doubted.contains(&copy.backup)) {
                 // It may have been forgotten since it was read.
                 match self.to.store().len(&manifest::object_name(copy.backup)) {
-                    Ok(_) => return Ok((Some(Earlier { backup, copy }), taken_over)),
+                    Ok(_) => return Ok(Some(Earlier { backup, copy })),
                     Err(StoreError::NotFound { .. }) => {}
                     Err(error) => return Err(destination(error.into())),
                 }
             }
         }
-        Ok((None, taken_over))
+        Ok(None)
     }
 
     /// The disk of the earlier backup that `record`'s is compared with, here and there.

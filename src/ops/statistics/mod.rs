@@ -56,7 +56,7 @@ pub struct RepositoryStatistics {
     pub stored_bytes: u64,
     /// Objects by folder: how many, how many bytes.
     pub stored: BTreeMap<String, (u64, u64)>,
-    /// Stored bytes in packs that no backup needs, about: of forgotten backups, dead runs, padding.
+    /// Stored bytes of chunks that no backup needs: of forgotten backups and dead runs.
     pub unneeded: u64,
     /// Chunks of data that backups need and no pack has: see `check`.
     pub missing_chunks: u64,
@@ -173,8 +173,7 @@ pub fn statistics(
     statistics.distinct = owned.data.plain;
     statistics.compressed = owned.data.stored;
     statistics.missing_chunks = owned.missing;
-    let packs = statistics.stored.get("packs").map_or(0, |(_, bytes)| *bytes);
-    statistics.unneeded = packs.saturating_sub(owned.needed);
+    statistics.unneeded = owned.unneeded;
     statistics.growth = growth(briefs, Timestamp::now());
     statistics.space = left(repository, options.thresholds)?;
     statistics.days_left = statistics.space.and_then(|left| statistics.growth.days_left(left.free));
@@ -213,16 +212,13 @@ fn machines(briefs: &[Arc<Brief>]) -> BTreeMap<&str, u32> {
 }
 
 fn count_objects(repository: &Repository, statistics: &mut RepositoryStatistics) -> Result<(), OpsError> {
-    repository
-        .store()
-        .list("", &mut |object| {
-            let folder = object.name.as_str().split_once('/').map_or("config", |(folder, _)| folder).to_owned();
-            let entry = statistics.stored.entry(folder).or_default();
-            entry.0 += 1;
-            entry.1 += object.len;
-            statistics.stored_bytes += object.len;
-            ControlFlow::Continue(())
-        })
-        .map_err(RepoError::from)?;
+    repository.store().list("", &mut |object| {
+        let folder = object.name.as_str().split_once('/').map_or("config", |(folder, _)| folder).to_owned();
+        let entry = statistics.stored.entry(folder).or_default();
+        entry.0 += 1;
+        entry.1 += object.len;
+        statistics.stored_bytes += object.len;
+        ControlFlow::Continue(())
+    })?;
     Ok(())
 }

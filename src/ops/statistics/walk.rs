@@ -52,8 +52,8 @@ pub struct Owned {
     pub by_machine: Vec<Bytes>,
     /// What any backup needs, each chunk once, parts of maps left out.
     pub data: Bytes,
-    /// Stored bytes of all that any backup needs, parts of maps included.
-    pub needed: u64,
+    /// Stored bytes of chunks that no backup needs, parts of maps included.
+    pub unneeded: u64,
     /// Bytes of data that each backup's disks and files hold, without zeros.
     pub held: Vec<u64>,
     /// Chunks of data that are in no pack; counted up to a limit.
@@ -304,17 +304,21 @@ impl Walk<'_> {
         self.repository.index().each_pack(|pack| {
             let owners = match pack.kind {
                 Kind::MapPack if self.part == 0 => self.maps.get(&pack.id).map(|parts| &parts.owners),
-                _ => self.data.get(&pack.id),
+                Kind::DataPack if self.part_of.get(&pack.id) == Some(&self.part) => self.data.get(&pack.id),
+                _ => return Ok(()),
             };
-            let Some(owners) = owners else { return Ok(()) };
             let Ok(directory) = Directory::decode(&pack.directory, pack.len) else { return Ok(()) };
-            for ((_, place), owner) in directory.chunks().iter().zip(owners) {
+            for (position, (_, place)) in directory.chunks().iter().enumerate() {
+                let owner = owners.and_then(|owners| owners.get(position)).copied().unwrap_or_default();
                 let blob = &directory.blobs()[place.blob as usize];
                 let share = u64::from(blob.sealed_len) * u64::from(place.len) / u64::from(blob.plain_len.max(1));
                 let bytes =
                     Bytes { plain: if pack.kind == Kind::DataPack { place.len.into() } else { 0 }, stored: share };
                 match owner.told() {
-                    Told::Nobody => continue,
+                    Told::Nobody => {
+                        owned.unneeded += share;
+                        continue;
+                    }
                     Told::Backup(number) => {
                         owned.by_backup[number as usize].add(bytes);
                         owned.by_machine[self.machine_of[number as usize] as usize].add(bytes);
@@ -322,7 +326,6 @@ impl Walk<'_> {
                     Told::Machine(number) => owned.by_machine[number as usize].add(bytes),
                     Told::Several => {}
                 }
-                owned.needed += share;
                 if pack.kind == Kind::DataPack {
                     owned.data.add(bytes);
                 }

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod prune;
 pub mod records;
 pub mod repack;
+pub mod report;
 pub mod reserve;
 pub mod retention;
 pub mod segments;

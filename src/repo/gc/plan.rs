@@ -1,7 +1,16 @@
 //! Which packs go, and which are worth writing anew. Pure.
 
+use std::collections::HashMap;
+
 use crate::repo::ids::PackId;
+use crate::repo::pack::PACK_BYTES_TARGET;
 use crate::repo::seal::Kind;
+
+/// A pack no longer than this is small.
+const SMALL_BYTES: u64 = PACK_BYTES_TARGET / 8;
+/// Small packs of about one length are merged once there are so many: then a byte is written anew a few times in all, as what
+/// they become is longer, however many runs add small packs.
+const MERGED: usize = 16;
 
 /// How much of a pack is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +47,8 @@ pub struct Plan {
     pub left: Vec<PackUse>,
     /// Packs of which what is needed is written into new ones.
     pub repack: Vec<PackUse>,
+    /// Small packs that are written into longer ones, so that the store does not fill with them.
+    pub merge: Vec<PackUse>,
     /// Bytes in the packs that stay which nothing needs, about.
     pub unused_bytes: u64,
 }
@@ -49,10 +60,10 @@ fn unused(pack: &PackUse) -> u64 {
 }
 
 /// Decides. Packs with the largest share of waste are written anew first, until at most `max_unused_percent` of what
-/// stays is waste.
+/// stays is waste. Then, of what stays, small packs are merged.
 pub fn plan(packs: impl IntoIterator<Item = PackUse>, max_unused_percent: f64) -> Plan {
     let mut plan = Plan::default();
-    let mut mixed = Vec::new();
+    let (mut mixed, mut whole) = (Vec::new(), Vec::new());
     let (mut unused_bytes, mut bytes) = (0u64, 0u64);
     for pack in packs {
         if pack.live == 0 {
@@ -64,9 +75,7 @@ pub fn plan(packs: impl IntoIterator<Item = PackUse>, max_unused_percent: f64) -
         }
         unused_bytes += unused(&pack);
         bytes += pack.len;
-        if pack.live < pack.plain {
-            mixed.push(pack);
-        }
+        if pack.live < pack.plain { mixed.push(pack) } else { whole.push(pack) }
     }
     // Most waste for the least writing first; the id decides among equals, so that equal input gives an equal plan.
     mixed.sort_by(|a, b| {
@@ -75,15 +84,29 @@ pub fn plan(packs: impl IntoIterator<Item = PackUse>, max_unused_percent: f64) -
     });
     for pack in mixed {
         if unused_bytes as f64 <= bytes as f64 * max_unused_percent / 100.0 {
-            break;
+            whole.push(pack);
+            continue;
         }
         let waste = unused(&pack);
         unused_bytes -= waste;
         bytes -= waste;
         plan.repack.push(pack);
     }
+    plan.merge = small_ones(whole);
+    unused_bytes -= plan.merge.iter().map(unused).sum::<u64>();
     plan.unused_bytes = unused_bytes;
     plan
+}
+
+/// Those of `packs` that are worth merging, in the same order.
+fn small_ones(mut packs: Vec<PackUse>) -> Vec<PackUse> {
+    // Lengths that differ by less than the number that is merged are alike.
+    let class = |pack: &PackUse| (pack.kind as u8, pack.len.max(1).ilog(MERGED as u64));
+    packs.retain(|pack| pack.len <= SMALL_BYTES);
+    let mut alike: HashMap<(u8, u32), usize> = HashMap::new();
+    packs.iter().for_each(|pack| *alike.entry(class(pack)).or_default() += 1);
+    packs.retain(|pack| alike[&class(pack)] >= MERGED);
+    packs
 }
 
 #[cfg(test)]
@@ -115,9 +138,28 @@ mod tests {
         check(&packs, 20.0, &[], &[3], 600);
         check(&packs, 5.0, &[], &[3, 4], 100);
         check(&packs, 0.0, &[], &[3, 4, 2], 0);
+        let packs = [pack(1, 2000), pack(2, 1800), pack(3, 200), pack(4, 1000)];
+        assert_eq!(plan(packs, 0.0).merge, []);
         let mut new = pack(5, 0);
         new.unneeded = Unneeded::PerhapsNew;
         let plan = plan([new.clone(), pack(1, 2000)], 0.0);
         assert_eq!((plan.unneeded.len(), plan.left), (0, vec![new]));
+    }
+
+    #[test]
+    fn small_packs_are_merged_with_their_like() {
+        let of_len = |len: u64| move |id: u8| PackUse { len, ..pack(id, 2000) };
+        let merged = |packs: Vec<PackUse>| plan(packs, 100.0).merge.len();
+        assert_eq!(merged((0..15).map(of_len(1000)).collect()), 0);
+        assert_eq!(merged((0..16).map(of_len(1000)).collect()), 16);
+        assert_eq!(merged((0..16).map(of_len(SMALL_BYTES + 1)).collect()), 0);
+        // Lengths from 256 to 4095 are alike.
+        assert_eq!(merged((0..8).map(of_len(256)).chain((8..16).map(of_len(4095))).collect()), 16);
+        assert_eq!(merged((0..8).map(of_len(255)).chain((8..16).map(of_len(4095))).collect()), 0);
+        let maps = (8..16).map(|id| PackUse { kind: Kind::MapPack, ..pack(id, 2000) });
+        assert_eq!(merged((0..8).map(of_len(1000)).chain(maps).collect()), 0);
+        // What waste is left in them goes, too.
+        let wasteful = plan((0..16).map(|id| pack(id, 1000)), 100.0);
+        assert_eq!((wasteful.merge.len(), wasteful.unused_bytes), (16, 0));
     }
 }

@@ -23,6 +23,7 @@ use super::mark::{Marks, Trashed};
 use super::plan::{PackUse, Plan, Unneeded, plan};
 use super::records::{self, Closing, Tombstones};
 use super::repack::{Repacked, repack};
+use super::report::{Amount, PruneReport};
 use super::walk::Needs;
 use super::{reserve, segments, trash};
 use crate::repo::error::RepoError;
@@ -47,69 +48,6 @@ pub struct PruneOptions {
     pub dry_run: bool,
     /// What this host takes for now: decides which sessions are taken for dead, and nothing else.
     pub now: Timestamp,
-}
-
-/// So many packs or other objects, and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Amount {
-    /// How many.
-    pub objects: u64,
-    /// Bytes.
-    pub bytes: u64,
-}
-
-impl Amount {
-    fn add(&mut self, bytes: u64) {
-        self.objects += 1;
-        self.bytes += bytes;
-    }
-
-    fn of<'p>(packs: impl IntoIterator<Item = &'p PackUse>) -> Amount {
-        let mut amount = Amount::default();
-        packs.into_iter().for_each(|pack| amount.add(pack.len));
-        amount
-    }
-}
-
-/// What a prune did, or would do.
-#[derive(Debug, Default, serde::Serialize)]
-pub struct PruneReport {
-    /// Whether nothing was done.
-    pub dry_run: bool,
-    /// Backups whose needs were looked at.
-    pub backups: usize,
-    /// Packs in use before.
-    pub packs: Amount,
-    /// Packs that nothing needs, taken out of use.
-    pub unneeded: Amount,
-    /// Packs of which the needed part was written anew, taken out of use.
-    pub repacked: Amount,
-    /// What was written for them.
-    pub written: Amount,
-    /// Packs deleted for good.
-    pub deleted: Amount,
-    /// Packs in the trash that wait for others to be done.
-    pub waiting: Amount,
-    /// Packs that nothing needs, which may be those of a run that is at work.
-    pub left: Amount,
-    /// Packs that were in the trash and are needed: moved back into use.
-    pub revived: u64,
-    /// Forgotten backups that cannot be brought back any more.
-    pub forgotten: u64,
-    /// Waste in the packs that stay, about. Bytes.
-    pub unused_bytes: u64,
-    /// Who is at work, or may be: host, process, since when.
-    pub at_work: Vec<String>,
-    /// Sessions that were taken for dead.
-    pub expired: Vec<String>,
-    /// What dead runs had left unfinished.
-    pub unfinished: Amount,
-    /// Recovery records whose packs are gone.
-    pub recovery_records: Amount,
-    /// Chunks of data that backups need and no pack has.
-    pub missing_chunks: u64,
-    /// What was less than asked for, or odd.
-    pub warnings: Vec<String>,
 }
 
 /// How a prune is followed and stopped.
@@ -231,15 +169,19 @@ impl<'r> Run<'r, '_> {
         self.check_held()?;
         let moving: Vec<PackId> = wanted.unneeded.iter().chain(&repacked.old).map(|pack| pack.id).collect();
         self.move_to_trash(generation, &moving, &repacked.new)?;
-        self.report.unneeded.objects += wanted.unneeded.len() as u64;
-        self.report.unneeded.bytes += Amount::of(&wanted.unneeded).bytes;
-        self.report.repacked.objects += repacked.old.len() as u64;
-        self.report.repacked.bytes += Amount::of(&repacked.old).bytes;
-        self.report.written.objects += repacked.new.len() as u64;
-        self.report.written.bytes += repacked.written;
+        let for_waste: HashSet<PackId> = wanted.repack.iter().map(|pack| pack.id).collect();
+        let (repacked_ones, merged): (Vec<_>, Vec<_>) =
+            repacked.old.iter().partition(|pack| for_waste.contains(&pack.id));
+        self.report.unneeded += Amount::of(&wanted.unneeded);
+        self.report.repacked += Amount::of(repacked_ones);
+        self.report.merged += Amount::of(merged);
+        self.report.written += Amount { objects: repacked.new.len() as u64, bytes: repacked.written };
         self.report.left = Amount::of(&wanted.left);
         self.report.unused_bytes = wanted.unused_bytes;
-        segments::rewrite(self.repository, segments::Old::Remove)?;
+        match segments::rewrite(self.repository, segments::Old::Remove) {
+            Err(error) if error.is_out_of_space() => {} // an aid only; a prune with more room does it
+            outcome => drop(outcome?),
+        }
 
         let orphans = wanted.left.iter().map(|pack| pack.id).collect();
         let closing = self.close(generation, orphans)?;
@@ -403,18 +345,22 @@ impl<'r> Run<'r, '_> {
     }
 
     fn repack(&mut self, wanted: &Plan) -> Result<Repacked, RepoError> {
-        if wanted.repack.is_empty() {
+        let mut packs = wanted.repack.clone();
+        if !self.repack_later {
+            packs.extend_from_slice(&wanted.merge); // frees nothing: not while there is no room
+        }
+        if packs.is_empty() {
             self.repack_later = false;
             return Ok(Repacked::default());
         }
         (self.follow.step)("writing packs anew");
-        (self.follow.repacking)(Amount::of(&wanted.repack).bytes);
+        (self.follow.repacking)(Amount::of(&packs).bytes);
         let follow = self.follow;
         let mut done = |bytes: u64| {
             (follow.repacked)(bytes);
             if (follow.stop)() { Err(RepoError::Interrupted) } else { Ok(()) }
         };
-        match repack(self.repository, &mut self.marks, &wanted.repack, &mut done) {
+        match repack(self.repository, &mut self.marks, &packs, &mut done) {
             Ok(repacked) => {
                 self.repack_later = false;
                 for (pack, error) in &repacked.unreadable {
@@ -566,8 +512,9 @@ impl<'r> Run<'r, '_> {
         let wanted = self.plan(&alive, &settled)?;
         self.report.unneeded = Amount::of(&wanted.unneeded);
         self.report.repacked = Amount::of(&wanted.repack);
+        self.report.merged = Amount::of(&wanted.merge);
         let live = |pack: &PackUse| u128::from(pack.len) * u128::from(pack.live) / u128::from(pack.plain.max(1));
-        let written: u128 = wanted.repack.iter().map(live).sum();
+        let written: u128 = wanted.repack.iter().chain(&wanted.merge).map(live).sum();
         self.report.written.bytes = u64::try_from(written).unwrap_or(u64::MAX);
         self.report.left = Amount::of(&wanted.left);
         self.report.unused_bytes = wanted.unused_bytes;
@@ -579,13 +526,12 @@ impl<'r> Run<'r, '_> {
                 self.report.deleted.add(trashed.len);
             }
         }
+        let moved = wanted.unneeded.iter().chain(&wanted.repack).chain(&wanted.merge);
         if alive.is_empty() {
             // A second round would delete what the first one moved.
-            for moved in wanted.unneeded.iter().chain(&wanted.repack) {
-                self.report.deleted.add(moved.len);
-            }
+            moved.for_each(|pack| self.report.deleted.add(pack.len));
         } else {
-            wanted.unneeded.iter().chain(&wanted.repack).for_each(|moved| self.report.waiting.add(moved.len));
+            moved.for_each(|pack| self.report.waiting.add(pack.len));
         }
         self.report.at_work = self.names_of(&alive);
         self.report.expired =

@@ -12,7 +12,7 @@ pub const FOLDER: &str = "reserve";
 /// What is kept at most: room for a pack.
 const BYTES_MAX: u64 = 64 << 20;
 /// A repository of so many times this keeps that much.
-const SHARE: u64 = 64;
+const SHARE: u64 = 256;
 /// What is kept at least, and what is added at least: room for all the small objects of a prune, and for a host's index
 /// on the same medium.
 const BYTES_MIN: u64 = 1 << 20;

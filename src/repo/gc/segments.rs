@@ -86,15 +86,16 @@ fn replace(
     if !kept.is_empty() {
         repository.publish_segment(&std::mem::take(kept))?;
     }
-    for object in going.drain(..) {
+    for object in going.iter() {
         match old {
-            Old::Quarantine => drop(quarantine::put(repository.store(), &object, &object)?),
-            Old::Remove => match repository.store().remove(&object) {
+            Old::Quarantine => drop(quarantine::put(repository.store(), object, object)?),
+            Old::Remove => match repository.store().remove(object) {
                 Ok(()) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             },
         }
-        repository.index().forget_segment(object.as_str())?;
     }
+    repository.index().forget_segments(going.iter().map(ObjectName::as_str))?;
+    going.clear();
     Ok(())
 }

@@ -46,7 +46,7 @@ const KEY_BYTES: usize = 16;
 /// Notes where a chunk lies. One that was found rotten and came again is read from its new place.
 const ADD_CHUNK: &str =
     "INSERT INTO chunk (key, pack) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pack = excluded.pack
-     WHERE pack IN (SELECT pack.row FROM pack JOIN rotten ON pack.id = rotten.id)";
+     WHERE (SELECT id FROM pack WHERE row = chunk.pack) IN rotten";
 
 /// Where an index lies.
 #[derive(Clone, Debug)]

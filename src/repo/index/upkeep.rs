@@ -42,15 +42,20 @@ impl Index {
         list().map_err(sqlite(&self.file))
     }
 
-    /// Forgets an index segment that is gone.
+    /// Forgets index segments that are gone.
     ///
     /// # Errors
     /// [`RepoError::Index`].
-    pub fn forget_segment(&self, name: &str) -> Result<(), RepoError> {
-        let connection = self.lock();
+    pub fn forget_segments<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<(), RepoError> {
+        let mut connection = self.lock();
         let forget = || -> rusqlite::Result<()> {
-            connection.execute("DELETE FROM segment WHERE name = ?", [name])?;
-            connection.execute("DELETE FROM named WHERE segment = ?", [name]).map(drop)
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for name in names {
+                transaction.prepare_cached("DELETE FROM segment WHERE name = ?")?.execute([name])?;
+            }
+            // What they named, in one pass: it is sorted by pack.
+            transaction.execute("DELETE FROM named WHERE segment NOT IN (SELECT name FROM segment)", [])?;
+            transaction.commit()
         };
         forget().map_err(sqlite(&self.file))
     }

@@ -7,6 +7,8 @@
 //!
 //! Blobs lie one behind the other from byte 80 on, chunks one behind the other in their blob.
 
+use std::cmp::Ordering;
+
 use nom::Parser;
 use nom::bytes::take;
 use nom::multi::length_count;
@@ -47,8 +49,8 @@ pub struct Directory {
     /// In the order in which they lie in the pack; `first_chunk[b]..first_chunk[b + 1]` are those of blob `b`.
     chunks: Vec<(ChunkId, ChunkPlace)>,
     first_chunk: Vec<u32>,
-    /// Positions in `chunks`, sorted by id.
-    by_id: Vec<u32>,
+    /// Positions in `chunks`, sorted by id, each after the first bytes of its id: a search stays in few cache lines.
+    by_id: Vec<(u32, u32)>,
 }
 
 /// What is wrong with a directory.
@@ -96,8 +98,9 @@ impl Directory {
         }
         let count = u32::try_from(directory.chunks.len()).map_err(|_| BadDirectory("too many chunks".to_owned()))?;
         directory.first_chunk.push(count);
-        directory.by_id = (0..count).collect();
-        directory.by_id.sort_unstable_by_key(|position| directory.chunks[*position as usize].0);
+        let chunks = &directory.chunks;
+        directory.by_id = (0..count).map(|position| (id_start(chunks[position as usize].0), position)).collect();
+        directory.by_id.sort_unstable_by(|a, b| order(chunks, *a, b.0, chunks[b.1 as usize].0));
         Ok(directory)
     }
 
@@ -173,9 +176,19 @@ impl Directory {
 
     /// Which of the pack's chunks `id` is, counted from 0 in the order in which they lie in it.
     pub fn position(&self, id: ChunkId) -> Option<usize> {
-        let found = self.by_id.binary_search_by_key(&id, |position| self.chunks[*position as usize].0).ok()?;
-        Some(self.by_id[found] as usize)
+        let found = self.by_id.binary_search_by(|entry| order(&self.chunks, *entry, id_start(id), id)).ok()?;
+        Some(self.by_id[found].1 as usize)
     }
+}
+
+/// How an entry of [`Directory::by_id`] compares with an id: nearly always their first bytes decide.
+fn order(chunks: &[(ChunkId, ChunkPlace)], (start, position): (u32, u32), other: u32, id: ChunkId) -> Ordering {
+    start.cmp(&other).then_with(|| chunks[position as usize].0.cmp(&id))
+}
+
+/// The first bytes of an id, as a number that sorts as they do.
+fn id_start(id: ChunkId) -> u32 {
+    u32::from_be_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
 }
 
 /// Builds the bytes of a directory while a pack is being written.

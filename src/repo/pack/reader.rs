@@ -45,7 +45,7 @@ impl OpenPack {
         let name = object_name(pack.id);
         let cipher = ObjectCipher::open(keys, pack.kind, name.as_str(), &pack.header)?;
         let directory = decode_directory(name.as_str(), &pack.directory, pack.len)?;
-        Ok(OpenPack { id: pack.id, name, cipher, chunk_kind: chunk_kind(pack.kind), directory })
+        Ok(OpenPack { id: pack.id, name, cipher, chunk_kind: ChunkKind::in_pack(pack.kind), directory })
     }
 
     /// The same pack, lying somewhere else.
@@ -194,7 +194,7 @@ pub(crate) fn sound_stripes(name: &str, pack: &[u8]) -> Result<Vec<bool>, RepoEr
 /// # Errors
 /// [`RepoError::Damaged`] naming object and offset; [`RepoError::Store`].
 pub fn verify(store: &dyn ObjectStore, keys: &Keys, id: PackId) -> Result<FinishedPack, RepoError> {
-    verify_at(store, keys, id, &object_name(id))
+    verify_in(store, keys, id, &object_name(id), &mut Vec::new())
 }
 
 /// The same for a pack that lies elsewhere than it was sealed for: in the trash.
@@ -207,10 +207,24 @@ pub fn verify_at(
     id: PackId,
     place: &ObjectName,
 ) -> Result<FinishedPack, RepoError> {
+    verify_in(store, keys, id, place, &mut Vec::new())
+}
+
+/// The same, with memory for the pack that is kept from one to the next.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_in(
+    store: &dyn ObjectStore,
+    keys: &Keys,
+    id: PackId,
+    place: &ObjectName,
+    bytes: &mut Vec<u8>,
+) -> Result<FinishedPack, RepoError> {
     let name = object_name(id);
-    let bytes = store.read(place, PACK_BYTES_MAX)?;
+    store.read_into(place, PACK_BYTES_MAX, bytes)?;
     let len = bytes.len() as u64;
-    let trailer = parse_trailer(name.as_str(), &bytes)?;
+    let trailer = parse_trailer(name.as_str(), bytes)?;
     for (number, expected) in trailer.stripe_hashes.chunks_exact(32).enumerate() {
         let at = number * STRIPE_BYTES;
         let end = (at + STRIPE_BYTES).min(usize::try_from(trailer.body_len).expect("the pack is in memory"));
@@ -225,7 +239,7 @@ pub fn verify_at(
     cipher.open_part(DIRECTORY_PART, plain_len, at, &mut directory)?;
     let pack = FinishedPack { id, kind, len, header, directory };
     let decoded = decode_directory(name.as_str(), &pack.directory, at)?;
-    let open = OpenPack { id, name, cipher, chunk_kind: chunk_kind(kind), directory: decoded };
+    let open = OpenPack { id, name, cipher, chunk_kind: ChunkKind::in_pack(kind), directory: decoded };
     for (number, entry) in open.directory.blobs().iter().enumerate() {
         let number = u32::try_from(number).expect("the directory counts in 32 bits");
         let mut blob = bytes[range(entry.at, u64::from(entry.sealed_len))].to_vec();
@@ -343,8 +357,4 @@ fn kind_of(name: &str, header: &[u8; HEADER_BYTES]) -> Result<Kind, RepoError> {
             found: header[8].to_string(),
         }
     })
-}
-
-fn chunk_kind(kind: Kind) -> ChunkKind {
-    if kind == Kind::MapPack { ChunkKind::Map } else { ChunkKind::Data }
 }

@@ -279,20 +279,20 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         self.put(name, bytes)
     }
 
-    fn read(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, StoreError> {
+    fn read_into(&self, name: &ObjectName, limit: u64, bytes: &mut Vec<u8>) -> Result<(), StoreError> {
         let file = self.fs.open(&self.path(name.as_str())).map_err(|e| self.object_error(name, "open", e))?;
         let found = self.fs.len(&file).map_err(|e| self.error(name.as_str(), "look at", e))?;
         let len = match usize::try_from(found) {
             Ok(len) if found <= limit => len,
             _ => return Err(StoreError::TooLarge { place: self.place(), name: name.clone(), limit, found }),
         };
-        let mut bytes = vec![0; len];
-        let got = self.fs.read_at(&file, 0, &mut bytes).map_err(|e| self.error(name.as_str(), "read", e))?;
+        bytes.resize(len, 0);
+        let got = self.fs.read_at(&file, 0, bytes).map_err(|e| self.error(name.as_str(), "read", e))?;
         if got < len {
             let (expected, found) = (found, got as u64);
             return Err(StoreError::Short { place: self.place(), name: name.clone(), expected, found });
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn read_range(&self, name: &ObjectName, at: u64, buf: &mut [u8]) -> Result<(), StoreError> {

@@ -60,7 +60,17 @@ pub trait ObjectStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] above the limit, before anything is allocated; [`StoreError::NotFound`].
-    fn read(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, StoreError>;
+    fn read(&self, name: &ObjectName, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        self.read_into(name, limit, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same, in place of what `bytes` held: who reads many keeps its memory.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::read`]; what `bytes` holds is then unspecified.
+    fn read_into(&self, name: &ObjectName, limit: u64, bytes: &mut Vec<u8>) -> Result<(), StoreError>;
 
     /// Fills all of `buf` from byte `at` of the object.
     ///
