@@ -155,6 +155,7 @@ class Bench:
         if work.image:
             image.parent.mkdir(parents=True, exist_ok=True)
             fresh = image.with_suffix(".new")
+            fresh.unlink(missing_ok=True)  # renaming a link over another link of the same file leaves both
             try:
                 if work.copied:
                     raise OSError
@@ -310,7 +311,7 @@ def processor():
     return platform.machine()
 
 
-def report(args, bench, versions, mounted):
+def report(args, bench, versions):
     summary = summarize(bench.runs)
     verdicts = judge(summary)
     result = {
@@ -326,9 +327,8 @@ def report(args, bench, versions, mounted):
         "medians": [{"work": work, "tool": tool, **figures} for (work, tool), figures in summary.items()],
         "goals": [{"goal": text, "reached": reached} for text, reached in verdicts],
         "runs": [asdict(run) for run in bench.runs],
-        "mounts": mounted,
     }
-    Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(args.json, result)
     machine = result["machine"]
     print(f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, rounds: {args.repeat},",
           "cold cache" if bench.cold else "warm cache")  # fmt: skip
@@ -339,9 +339,12 @@ def report(args, bench, versions, mounted):
         print()
     for text, reached in verdicts:
         print(f"{'reached' if reached else 'MISSED ':7}  {text}")
-    if mounted:
-        print(f"\n{FIRST_IMAGE} through a mount, cold cache\n\n{mounts.table(mounted)}")
     print(f"\nall restored images are their sources; figures in {args.json}")
+    return result
+
+
+def write(path, result):
+    Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -402,9 +405,12 @@ def main():
         bench = Bench(folder, args.corpus, works, tools, args.once.split(","), args.cold)
         for number in range(args.repeat):
             bench.round(number)
-        image = args.corpus / FIRST_IMAGE
-        mounted = mounts.compare(image, folder, args.abbild, args.restic, args.repeat) if args.mounts else None
-        report(args, bench, versions, mounted)
+        result = report(args, bench, versions)
+        if args.mounts:
+            image = args.corpus / FIRST_IMAGE
+            result["mounts"] = mounts.compare(image, folder, args.abbild, args.restic, args.repeat)
+            write(args.json, result)
+            print(f"\n{FIRST_IMAGE} through a mount, cold cache\n\n{mounts.table(result['mounts'])}")
     except Failed as failure:
         print(f"compare.py: {failure}", file=sys.stderr)
         return 1

@@ -33,7 +33,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools import PASSWORD, Failed
+from tools import PASSWORD, Failed, abbild_backup_name
 
 SEQUENTIAL_BYTES = 1 << 30
 RANDOM_READS = 2000
@@ -87,7 +87,7 @@ class Abbild:
         )  # fmt: skip
         run(self.binary, "init", env=self.environment)
         output = run(self.binary, "backup", image, "--json", "-q", env=self.environment)
-        self.backup = json.loads(output.splitlines()[-1])["backup"]
+        self.backup = abbild_backup_name(output.decode())
 
     def open(self):
         run(self.binary, "mount", self.backup, self.folder, "-q", env=self.environment)

@@ -97,7 +97,12 @@ impl Stage {
 
 /// The first line of what a process said on stdout, as JSON.
 pub fn answer(stdout: &[u8]) -> Option<Value> {
-    String::from_utf8_lossy(stdout).lines().next().and_then(|line| serde_json::from_str(line).ok())
+    answers(stdout).into_iter().next()
+}
+
+/// All answers, a line each; the last may have been cut short by a kill.
+pub fn answers(stdout: &[u8]) -> Vec<Value> {
+    String::from_utf8_lossy(stdout).lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The backup that an answer of `backup` reports.

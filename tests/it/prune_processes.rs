@@ -3,7 +3,7 @@
 //!
 //! The long form sets `ABBILD_TEST_SECONDS` and `ABBILD_TEST_KILLS`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,13 +13,15 @@ use abbild::repo::gc::trash;
 use abbild::repo::ids::BackupId;
 use serde_json::Value;
 
-use crate::processes::{Reported, Stage, answer, backup_of, draw, forgotten_of, number};
+use crate::processes::{Reported, Stage, answer, answers, backup_of, draw, forgotten_of, number};
 use crate::world::{content_of, noise};
 
 const SECONDS: u64 = 5;
 const KILLS: u64 = 12;
-/// Machines that are backed up at once.
-const MACHINES: u64 = 4;
+/// Hosts that back up at once.
+const HOSTS: u64 = 4;
+/// Machines that each backs up in one run.
+const MACHINES: u64 = 3;
 
 /// Half of it all disks share, a quarter each machine has for itself, a quarter is new each time.
 fn disk(machine: u64, turn: u64) -> Vec<u8> {
@@ -32,7 +34,7 @@ fn signal(child: &Child, signal: &str) {
 }
 
 /// Lets a run end, or dies or sleeps on the way, as the draw has it; gives its code and what it said.
-fn ended(mut child: Child, seed: u64) -> (Option<i32>, Option<Value>, String) {
+fn ended(mut child: Child, seed: u64) -> (Option<i32>, Vec<Value>, String) {
     let at = Duration::from_millis(draw(seed) % 120);
     match draw(seed + 1) % 6 {
         0 => {
@@ -50,7 +52,7 @@ fn ended(mut child: Child, seed: u64) -> (Option<i32>, Option<Value>, String) {
         _ => {}
     }
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), answer(&output.stdout), String::from_utf8_lossy(&output.stderr).into_owned())
+    (output.status.code(), answers(&output.stdout), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// Looks at a backup that was reported: it restores to what it was, unless it was forgotten meanwhile.
@@ -80,30 +82,38 @@ fn backups_forgets_and_prunes_at_once() {
     let (failed, pruned, died) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
     let (checked, restored) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
-        for machine in 0..MACHINES {
+        for host in 0..HOSTS {
             let (stage, reported, failed, died) = (&stage, &reported, &failed, &died);
             scope.spawn(move || {
                 for turn in 0.. {
                     if Instant::now() > end {
                         return;
                     }
-                    let (host, image) = (format!("host{machine}"), stage.path(&format!("machine{machine}.raw")));
-                    let content = disk(machine, turn);
-                    std::fs::write(&image, &content).unwrap();
-                    let run = stage.abbild(&host, &["backup", image.to_str().unwrap()]).spawn().unwrap();
-                    let (code, answer, stderr) = ended(run, machine * 100_000 + turn * 10);
-                    let id = answer.as_ref().and_then(backup_of);
-                    match (code, id) {
-                        (Some(0), Some(id)) => drop(reported.lock().unwrap().insert(id, blake3::hash(&content))),
-                        (Some(code), _) => {
+                    let mut hashes = HashMap::new();
+                    let mut arguments = vec!["backup".to_owned()];
+                    for machine in host * MACHINES..(host + 1) * MACHINES {
+                        let (name, content) = (format!("machine{machine}"), disk(machine, turn));
+                        let image = stage.path(&format!("{name}.raw"));
+                        std::fs::write(&image, &content).unwrap();
+                        hashes.insert(name, blake3::hash(&content));
+                        arguments.push(image.to_str().unwrap().to_owned());
+                    }
+                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                    let run = stage.abbild(&format!("host{host}"), &arguments).spawn().unwrap();
+                    let (code, answers, stderr) = ended(run, host * 100_000 + turn * 10);
+                    let made: Vec<_> = answers
+                        .iter()
+                        .filter_map(|answer| Some((backup_of(answer)?, hashes[answer["machine"].as_str()?])))
+                        .collect();
+                    match code {
+                        Some(0) => assert_eq!(made.len() as u64, MACHINES, "{stderr}"),
+                        Some(code) => {
                             println!("a backup ended with {code}: {stderr}");
                             failed.fetch_add(1, Ordering::Relaxed);
                         }
-                        (None, id) => {
-                            died.fetch_add(1, Ordering::Relaxed);
-                            reported.lock().unwrap().extend(id.map(|id| (id, blake3::hash(&content))));
-                        }
+                        None => drop(died.fetch_add(1, Ordering::Relaxed)),
                     }
+                    reported.lock().unwrap().extend(made);
                 }
             });
         }
@@ -170,7 +180,7 @@ fn backups_forgets_and_prunes_at_once() {
     println!(
         "{} processes at once: {} backups reported, {} forgotten, {listed} listed, {} failed, {} prunes done, {} checks, \
          {} restores, {} runs killed: 0 lost",
-        MACHINES + 5,
+        HOSTS + 5,
         reported.len(),
         forgotten.len(),
         failed.load(Ordering::Relaxed),
