@@ -11,6 +11,7 @@
 //!   [`guest`] what is inside a disk · [`repo`] chunks, packs, index, manifests
 //! - [`disk`] the seam · [`chunker`] segment → chunks · [`archive`] members of a tar, where they lie
 //! - [`units`] positions and lengths as types · [`uncached`] reading without filling the page cache
+//! - [`recent`] caches of what was read lately
 //!
 //! ARCHITECTURE.md has the map with its reasons; docs/FORMAT.md specifies the repository.
 
@@ -23,6 +24,7 @@ pub mod formats;
 pub mod guest;
 pub mod machine;
 pub mod ops;
+pub mod recent;
 pub mod repo;
 pub mod serve;
 pub mod uncached;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::GuestError;
+use crate::recent;
 
 /// Bytes of a page: a cluster of inodes, some blocks of a directory.
 const PAGE_BYTES: u64 = 16 << 10;
@@ -23,7 +24,7 @@ pub(super) struct Pages {
 impl Pages {
     /// Of a volume of `size` bytes, about `kept_bytes` of it kept.
     pub fn new(size: u64, kept_bytes: u64) -> Pages {
-        Pages { kept: Cache::new((kept_bytes / PAGE_BYTES) as usize), size }
+        Pages { kept: recent::entries((kept_bytes / PAGE_BYTES) as usize), size }
     }
 
     /// `len` bytes from byte `at`, which the volume has; `read` fills a page that is not at hand, from its first byte on.

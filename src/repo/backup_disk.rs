@@ -72,7 +72,7 @@ impl BackupDisk {
         if id == ChunkId::ZERO {
             return Ok(Arc::new(vec![ChunkId::ZERO; usize::try_from(count).expect("at most 1024")]));
         }
-        let ids = self.repository.nodes.get_or_insert_with(&id, || {
+        let ids = self.repository.read.nodes.get_or_insert_with(&id, || {
             let bytes = self.repository.read_chunk(id, &|| self.title.clone())?;
             decode_ids(&bytes, count).map(Arc::new).map_err(|error| self.damaged(id, &error.to_string()))
         })?;
@@ -100,7 +100,7 @@ impl BackupDisk {
         if id == ChunkId::ZERO {
             return Ok(Arc::new(SegmentList::new(vec![ListEntry::Zero(len as u32)]))); // a segment is 4 MiB
         }
-        let list = self.repository.lists.get_or_insert_with(&id, || {
+        let list = self.repository.read.lists.get_or_insert_with(&id, || {
             let bytes = self.repository.read_chunk(id, &|| self.title.clone())?;
             let entries = decode_list(&bytes, len).map_err(|error| self.damaged(id, &error.to_string()))?;
             Ok::<_, RepoError>(Arc::new(SegmentList::new(entries)))

@@ -1,11 +1,11 @@
 //! The repository: deduplicated, encrypted, content-addressed; indexed by a cache that can be deleted at any time.
 //!
-//! In here: opening and creating one, finding and reading chunks, backups by name. Its rooms:
+//! In here: opening and creating one, backups by name. Its rooms:
 //!
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
 //! - [`blob`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`],
 //!   [`brief`] what a backup is made of
-//! - [`intake`] the way in · [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes ·
+//! - [`intake`] the way in · [`chunks`], [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes ·
 //!   [`seen`] what this host remembers, so that a store that went back in time is noticed
 //! - [`salvage`], [`new_packs`], [`quarantine`] what a repair saves, where it writes it, what it puts aside
 //!
@@ -14,6 +14,7 @@
 pub mod backup_disk;
 pub mod blob;
 pub mod brief;
+pub mod chunks;
 pub mod config;
 pub mod error;
 pub mod gc;
@@ -47,39 +48,22 @@ mod vectors;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use quick_cache::sync::Cache;
+use std::sync::{Arc, Mutex};
 
 pub use backup_disk::BackupDisk;
+pub use chunks::FoundChunk;
+use chunks::WhatWasRead;
 use config::Config;
 pub use error::RepoError;
-use ids::{BackupId, ChunkId, ObjectId, PackId, RepoId, random};
-use index::{Index, IndexPlace, PackRow};
+use ids::{BackupId, ObjectId, PackId, RepoId, random};
+use index::{Index, IndexPlace};
 use keys::{KdfCost, Secret};
 use manifest::Manifest;
-use pack::reader::OpenPack;
 use pack::writer::PackWriter;
-use pack::{ChunkPlace, PlainBlob, directory};
 use seal::{Keys, Kind, MasterSecrets};
-use segment_list::SegmentList;
 use store::{ObjectStore, StoreError};
 
 use crate::chunker::Chunker;
-
-/// Plain bytes of unpacked blobs kept for further reads.
-const BLOB_CACHE_BYTES: u64 = 48 << 20;
-/// Bytes of open packs' directories kept for further look-ups.
-const PACK_CACHE_BYTES: u64 = 32 << 20;
-/// Bytes of segment lists kept for further reads: of about 5 GiB of disks.
-const LIST_CACHE_BYTES: u64 = 24 << 20;
-/// Nodes kept, 32 KiB each: of 256 GiB of disks.
-const NODES_CACHED: usize = 64;
-/// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
-const FETCHES: usize = 5;
-/// Packs in the trash that are remembered, with their directories: some 4 MiB.
-const TRASHED_PACKS_KNOWN: usize = 16;
 
 /// An open repository.
 pub struct Repository {
@@ -91,54 +75,9 @@ pub struct Repository {
     slot: ObjectId,
     index: Index,
     index_opened: index::Opened,
-    packs: Cache<PackRow, Arc<OpenPack>, PackWeight>,
-    blobs: Cache<(PackRow, u32), Arc<PlainBlob>, BlobWeight>,
-    lists: Cache<ChunkId, Arc<SegmentList>, ListWeight>,
-    nodes: Cache<ChunkId, Arc<Vec<ChunkId>>>,
-    /// Packs in the trash that something was found in, under rows that the index does not have.
-    trashed: Mutex<Vec<(PackRow, Arc<OpenPack>)>>,
-    trashed_rows: AtomicI64,
+    read: WhatWasRead,
     /// What is known of the backups there are, once somebody asked.
     briefs: Mutex<Option<brief::KnownBriefs>>,
-}
-
-#[derive(Clone)]
-struct PackWeight;
-
-impl quick_cache::Weighter<PackRow, Arc<OpenPack>> for PackWeight {
-    fn weight(&self, _: &PackRow, pack: &Arc<OpenPack>) -> u64 {
-        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<u32>();
-        let blob = size_of::<directory::BlobEntry>() + size_of::<u32>();
-        (pack.directory.chunks().len() * entry + pack.directory.blobs().len() * blob + 512) as u64
-    }
-}
-
-#[derive(Clone)]
-struct BlobWeight;
-
-impl quick_cache::Weighter<(PackRow, u32), Arc<PlainBlob>> for BlobWeight {
-    fn weight(&self, _: &(PackRow, u32), blob: &Arc<PlainBlob>) -> u64 {
-        (blob.weight() + size_of::<PlainBlob>()) as u64
-    }
-}
-
-#[derive(Clone)]
-struct ListWeight;
-
-impl quick_cache::Weighter<ChunkId, Arc<SegmentList>> for ListWeight {
-    fn weight(&self, _: &ChunkId, list: &Arc<SegmentList>) -> u64 {
-        list.weight()
-    }
-}
-
-/// Where a chunk was found.
-pub struct FoundChunk {
-    /// The pack's row in the index.
-    pub row: PackRow,
-    /// The pack.
-    pub pack: Arc<OpenPack>,
-    /// The chunk's blob and range in it.
-    pub place: ChunkPlace,
 }
 
 impl Repository {
@@ -210,12 +149,7 @@ impl Repository {
             slot,
             index,
             index_opened,
-            packs: Cache::with_weighter(64, PACK_CACHE_BYTES, PackWeight),
-            blobs: Cache::with_weighter(256, BLOB_CACHE_BYTES, BlobWeight),
-            lists: Cache::with_weighter(1024, LIST_CACHE_BYTES, ListWeight),
-            nodes: Cache::new(NODES_CACHED),
-            trashed: Mutex::default(),
-            trashed_rows: AtomicI64::new(0),
+            read: WhatWasRead::new(),
             briefs: Mutex::default(),
         }
     }
@@ -300,166 +234,6 @@ impl Repository {
     /// The epoch that new objects are sealed under.
     pub fn epoch(&self) -> u16 {
         self.masters.newest()
-    }
-
-    /// Finds the chunk `id` by the index alone; `None` if the index does not know it.
-    ///
-    /// # Errors
-    /// [`RepoError::Index`], [`RepoError::Damaged`].
-    pub fn find_chunk(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
-        let Some(row) = self.index.find(id)? else { return Ok(None) };
-        let Some(pack) = self.open_pack(row)? else { return Ok(None) };
-        // The index keeps half an id; only the directory's full one counts.
-        Ok(pack.directory.find(id).map(|place| FoundChunk { row, pack, place }))
-    }
-
-    /// Where the pack in `row` holds the chunk `id`, if it does and the index still has that row.
-    ///
-    /// # Errors
-    /// As [`Repository::find_chunk`].
-    pub fn find_in_pack(&self, row: PackRow, id: ChunkId) -> Result<Option<ChunkPlace>, RepoError> {
-        Ok(self.open_pack(row)?.and_then(|pack| pack.directory.find(id)))
-    }
-
-    fn open_pack(&self, row: PackRow) -> Result<Option<Arc<OpenPack>>, RepoError> {
-        if let Some(pack) = self.packs.get(&row) {
-            return Ok(Some(pack));
-        }
-        let Some(record) = self.index.load(row)? else { return Ok(None) };
-        let pack = Arc::new(OpenPack::from_index(&self.keys, &record)?);
-        self.packs.insert(row, Arc::clone(&pack));
-        Ok(Some(pack))
-    }
-
-    /// Finds the chunk `id`; if the index does not know it, the index is brought up to date with the store first.
-    ///
-    /// # Errors
-    /// [`RepoError::MissingChunk`] naming `needed_by`; else as [`Repository::find_chunk`].
-    pub fn locate(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<FoundChunk, RepoError> {
-        if let Some(found) = self.find_chunk(id)? {
-            return Ok(found);
-        }
-        self.sync_index(&mut |_| {})?;
-        if let Some(found) = self.find_chunk(id)? {
-            return Ok(found);
-        }
-        if let Some(found) = self.find_hidden(id)? {
-            return Ok(found);
-        }
-        self.find_in_trash(id)?.ok_or_else(|| RepoError::MissingChunk { id, needed_by: needed_by() })
-    }
-
-    /// Finds a chunk that lies in a pack in use although an index that is up to date does not say so.
-    pub(crate) fn find_hidden(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
-        // A row that leads to no pack with the chunk is wrong, and hides a right one; a pack that was dropped hid others.
-        if self.index.find(id)?.is_some() || self.index.has_dropped()? {
-            self.rebuild_index(&mut |_| {})?;
-        }
-        self.find_chunk(id)
-    }
-
-    /// Finds a chunk in a pack that a prune took out of use, and that is needed after all. It can be read where it lies.
-    pub(crate) fn find_in_trash(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
-        let found_in = |row: PackRow, pack: &Arc<OpenPack>| {
-            let place = pack.directory.find(id)?;
-            Some(FoundChunk { row, pack: Arc::clone(pack), place })
-        };
-        let known = || self.trashed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known().iter().find_map(|(row, pack)| found_in(*row, pack)) {
-            return Ok(Some(found));
-        }
-        let Some((_, pack)) = gc::trash::find(self.store(), &self.keys, id)? else { return Ok(None) };
-        // Rows of the index count from 1 up: these are nobody else's.
-        let row = PackRow(-self.trashed_rows.fetch_add(1, Ordering::Relaxed) - 1);
-        self.packs.insert(row, Arc::clone(&pack));
-        let mut known = known();
-        if known.len() == TRASHED_PACKS_KNOWN {
-            known.remove(0);
-        }
-        known.push((row, Arc::clone(&pack)));
-        Ok(found_in(row, &pack))
-    }
-
-    /// Reads a blob of a pack that may have been moved into the trash since it was found.
-    fn read_blob_wherever(&self, pack: &OpenPack, number: u32) -> Result<PlainBlob, RepoError> {
-        let missing = match pack.read_blob(self.store(), number) {
-            Err(error @ RepoError::Store(StoreError::NotFound { .. })) => error,
-            outcome => return outcome,
-        };
-        for trashed in gc::trash::list(self.store())?.into_iter().filter(|trashed| trashed.id == pack.id) {
-            if let Some(moved) = gc::trash::open(self.store(), &self.keys, &trashed)? {
-                return moved.read_blob(self.store(), number);
-            }
-        }
-        Err(missing)
-    }
-
-    /// A blob, from the cache or the store; two threads that want the same one unpack it once.
-    ///
-    /// # Errors
-    /// [`RepoError::Damaged`], [`RepoError::Store`].
-    pub fn blob(&self, found: &FoundChunk) -> Result<Arc<PlainBlob>, RepoError> {
-        let number = found.place.blob;
-        self.blobs
-            .get_or_insert_with(&(found.row, number), || self.read_blob_wherever(&found.pack, number).map(Arc::new))
-    }
-
-    /// Blob `number` of the pack in `row`; `None` if the index no longer has that row.
-    ///
-    /// # Errors
-    /// [`RepoError::Damaged`], [`RepoError::Store`], [`RepoError::Index`].
-    pub fn blob_at(&self, row: PackRow, number: u32) -> Result<Option<Arc<PlainBlob>>, RepoError> {
-        if let Some(blob) = self.blobs.get(&(row, number)) {
-            return Ok(Some(blob));
-        }
-        let Some(pack) = self.open_pack(row)? else { return Ok(None) };
-        let read = || self.read_blob_wherever(&pack, number).map(Arc::new);
-        match self.blobs.get_or_insert_with(&(row, number), read) {
-            // It was pruned; the chunk may lie elsewhere by now.
-            Err(RepoError::Store(StoreError::NotFound { .. })) => Ok(None),
-            outcome => outcome.map(Some),
-        }
-    }
-
-    /// The chunk `id` and its blob, wherever a prune that runs beside us puts its pack.
-    ///
-    /// # Errors
-    /// As [`Repository::locate`] and [`Repository::blob`].
-    pub fn fetch(
-        &self,
-        id: ChunkId,
-        needed_by: &dyn Fn() -> String,
-    ) -> Result<(FoundChunk, Arc<PlainBlob>), RepoError> {
-        for _ in 1..FETCHES {
-            let found = self.locate(id, needed_by)?;
-            match self.blob(&found) {
-                // Its pack was repacked and pruned since the index was brought up to date, or moved back just now.
-                Err(RepoError::Store(StoreError::NotFound { .. })) => {}
-                outcome => return outcome.map(|blob| (found, blob)),
-            }
-            self.sync_index(&mut |_| {})?;
-            self.forget_rows();
-        }
-        let found = self.locate(id, needed_by)?;
-        let blob = self.blob(&found)?;
-        Ok((found, blob))
-    }
-
-    /// Forgets everything that was read by the index's rows.
-    pub fn forget_rows(&self) {
-        self.packs.clear();
-        self.blobs.clear();
-        self.lists.clear();
-        self.trashed.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// Reads one chunk.
-    ///
-    /// # Errors
-    /// As [`Repository::locate`] and [`Repository::blob`].
-    pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
-        let (found, blob) = self.fetch(id, needed_by)?;
-        Ok(blob.chunk(&self.keys, found.place.at)?.to_vec())
     }
 
     /// The ids of all backups, in no order.

@@ -9,13 +9,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::bulk;
 use super::{Overwrite, TargetError, failed};
 use crate::units::FileOffset;
 
@@ -71,7 +71,7 @@ impl NewFile {
     /// # Errors
     /// [`TargetError::Write`]; the file can then no longer be published.
     pub(in crate::formats) fn write_all_at(&self, at: FileOffset, data: &[u8]) -> Result<(), TargetError> {
-        self.noted(self.file.write_all_at(data, at.0)).map_err(|source| TargetError::Write {
+        self.noted(bulk::write_all_at(&self.file, data, at.0)).map_err(|source| TargetError::Write {
             file: self.name.target.clone(),
             at,
             len: data.len() as u64,

@@ -12,6 +12,7 @@ use super::inode::Inode;
 use super::superblock::Root;
 use super::volume::{Volume, first_sound};
 use crate::guest::GuestError;
+use crate::recent;
 
 /// Unpacked extents that are kept, at most 128 KiB each.
 const UNPACKED_KEPT: usize = 64;
@@ -34,7 +35,7 @@ struct Pending {
 
 impl Content {
     pub fn new(checksums: Option<Root>) -> Content {
-        Content { checksums, unpacked: Cache::new(UNPACKED_KEPT) }
+        Content { checksums, unpacked: recent::entries(UNPACKED_KEPT) }
     }
 
     /// Fills `buf` from byte `at` of a file; all of it is below the file's size.

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::superblock::{Root, Superblock};
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::GuestOffset;
 
 /// Bytes of tree blocks that are kept; taken apart they need about twice that.
@@ -29,7 +30,7 @@ impl Volume {
     /// Reads the chunk tree.
     pub fn new(disk: Arc<dyn Disk>, superblock: Superblock) -> Result<Volume, GuestError> {
         let node_bytes = usize::try_from(superblock.node_bytes).expect("at most 64 KiB");
-        let nodes = Cache::new(CACHE_BYTES / node_bytes);
+        let nodes = recent::entries(CACHE_BYTES / node_bytes);
         let chunks = Chunks::of_superblock(&superblock)?;
         let mut volume = Volume { disk, superblock, chunks, nodes };
         // The tree is read with the chunks of the superblock; a copy of them grows meanwhile.

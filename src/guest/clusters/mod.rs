@@ -23,6 +23,7 @@ use quick_cache::sync::Cache;
 
 use super::GuestError;
 use crate::disk::Disk;
+use crate::recent;
 use crate::units::GuestOffset;
 use chain::Chain;
 use table::Table;
@@ -96,7 +97,7 @@ impl Weighter<(u32, u32), Arc<Chain>> for ChainWeight {
 impl Clusters {
     /// `table` has an entry for every cluster of `heap`.
     pub fn new(disk: Arc<dyn Disk>, heap: Heap, table: Table) -> Clusters {
-        let chains = Cache::with_weighter(CHAINS_MAX, CHAINS_BYTES, ChainWeight);
+        let chains = recent::weighed(CHAINS_MAX, CHAINS_BYTES, ChainWeight);
         Clusters { volume: Volume::new(disk), heap, table, chains }
     }
 

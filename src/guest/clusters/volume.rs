@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 use super::corrupt;
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::GuestOffset;
 
 /// Bytes of a page.
@@ -26,7 +27,7 @@ pub(super) type Page = Arc<[u8]>;
 
 impl Volume {
     pub fn new(disk: Arc<dyn Disk>) -> Volume {
-        Volume { disk, pages: Cache::new(PAGES_MAX) }
+        Volume { disk, pages: recent::entries(PAGES_MAX) }
     }
 
     /// Fills `buf` from byte `at`, past the cache.

@@ -11,6 +11,7 @@ use quick_cache::sync::Cache;
 use super::superblock::Superblock;
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::GuestOffset;
 
 /// Metadata is read and kept in pieces of at least this length: neighbouring inodes and directory blocks come with it.
@@ -90,7 +91,7 @@ impl Volume {
             first_data_block: superblock.first_data_block,
             blocks: superblock.blocks,
             overlay,
-            pieces: Cache::with_weighter(items, CACHE_BYTES, PieceWeight),
+            pieces: recent::weighed(items, CACHE_BYTES, PieceWeight),
         }
     }
 

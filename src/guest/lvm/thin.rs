@@ -18,6 +18,7 @@ use quick_cache::sync::Cache;
 
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::{ByteLen, GuestOffset, SECTOR_BYTES};
 
 /// Bytes in a block of metadata.
@@ -148,7 +149,7 @@ impl Pool {
             let expected = BLOCK_BYTES / SECTOR_BYTES;
             return Err(corrupt("metadata blocks of the thin pool", 340, expected, raw.metadata_block_sectors));
         }
-        Ok(Pool { metadata, data, block, mapping: raw.mapping, nodes: Cache::new(NODES_KEPT) })
+        Ok(Pool { metadata, data, block, mapping: raw.mapping, nodes: recent::entries(NODES_KEPT) })
     }
 
     /// The thin volume of that number.

@@ -16,6 +16,7 @@ use super::record::{Body, Record, Reference, flags};
 use super::runs::{self, Run};
 use crate::disk::{Extent, ExtentKind};
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::{ByteLen, GuestOffset};
 
 /// Runs and decompressed units kept at most, each.
@@ -69,10 +70,7 @@ impl<T> Weighter<Key, Arc<[T]>> for ByLen {
 
 impl Kept {
     pub fn new() -> Kept {
-        Kept {
-            runs: Cache::with_weighter(1000, CACHE_BYTES, ByLen),
-            units: Cache::with_weighter(128, CACHE_BYTES, ByLen),
-        }
+        Kept { runs: recent::weighed(1000, CACHE_BYTES, ByLen), units: recent::weighed(128, CACHE_BYTES, ByLen) }
     }
 }
 

@@ -48,6 +48,7 @@ use volume::Volume;
 use super::GuestError;
 use super::tree::{Entry, ExtendedAttribute, FileSystem, Metadata, NodeId, NodeKind, Summary};
 use crate::disk::{Disk, Extent, ExtentKind};
+use crate::recent;
 use crate::units::{ByteLen, GuestOffset};
 
 /// Records of the system's own files.
@@ -125,9 +126,9 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Ntfs, GuestError> {
         capitals: Capitals::of_unicode(),
         root,
         summary: summary(&boot),
-        nodes: Cache::with_weighter(1000, (NODES_BYTES / boot.record_size) as u64, ByPlaces),
+        nodes: recent::weighed(1000, (NODES_BYTES / boot.record_size) as u64, ByPlaces),
         kept: Kept::new(),
-        chunks: Cache::new(CHUNKS_KEPT),
+        chunks: recent::entries(CHUNKS_KEPT),
     };
     match capitals(&ntfs) {
         Ok(Some(capitals)) => ntfs.capitals = capitals,

@@ -13,6 +13,7 @@ use quick_cache::sync::Cache;
 use super::boot::Boot;
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::GuestOffset;
 
 /// Metadata is read and kept in pieces of this length: neighbouring records and index blocks come with it.
@@ -33,7 +34,7 @@ pub(super) struct Volume {
 impl Volume {
     pub fn new(disk: Arc<dyn Disk>, boot: &Boot) -> Volume {
         let items = usize::try_from(CACHE_BYTES / PIECE_BYTES).expect("a small constant");
-        Volume { disk, cluster_bits: boot.cluster_bits, clusters: boot.clusters, pieces: Cache::new(items) }
+        Volume { disk, cluster_bits: boot.cluster_bits, clusters: boot.clusters, pieces: recent::entries(items) }
     }
 
     /// Cluster size in bytes.

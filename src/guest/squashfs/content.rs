@@ -14,6 +14,7 @@ use super::unsupported;
 use super::volume::{Stored, Volume};
 use crate::disk::{Extent, ExtentKind};
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::ByteLen;
 
 /// Bytes of an entry of the table of fragments.
@@ -39,7 +40,7 @@ struct Mark {
 
 impl Marks {
     pub fn new() -> Marks {
-        Marks(Cache::new(FILES_MARKED))
+        Marks(recent::entries(FILES_MARKED))
     }
 
     /// The lengths of `file`'s blocks from `block` on, which it has.

@@ -10,6 +10,7 @@ use super::corrupt;
 use super::superblock::Superblock;
 use crate::disk::Disk;
 use crate::guest::GuestError;
+use crate::recent;
 use crate::units::GuestOffset;
 
 /// Bytes of an unpacked metadata block; only the last of a table is shorter.
@@ -47,8 +48,8 @@ pub(crate) struct Volume {
 impl Volume {
     pub fn new(disk: Arc<dyn Disk>, superblock: Superblock) -> Volume {
         let blocks = usize::try_from(CONTENT_CACHE_BYTES / superblock.block_bytes()).expect("few");
-        let metadata = Cache::new(METADATA_CACHE_BYTES / METADATA_BYTES);
-        Volume { disk, metadata, content: Cache::new(blocks), superblock }
+        let metadata = recent::entries(METADATA_CACHE_BYTES / METADATA_BYTES);
+        Volume { disk, metadata, content: recent::entries(blocks), superblock }
     }
 
     /// Reads `len` bytes at `at`, which must be bytes of the filesystem. The caller bounds `len`.

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::in_use;
 use crate::formats::ImageError;
+use crate::formats::sink::bulk;
 use crate::formats::sink::{DiskSink, TargetError, WriteOrder, check_inside, data_runs, failed};
 use crate::units::{ByteLen, FileOffset, GuestOffset};
 
@@ -126,7 +127,7 @@ impl RawInPlaceSink {
     }
 
     fn put(&self, at: u64, data: &[u8]) -> Result<(), TargetError> {
-        self.file.write_all_at(data, at).map_err(|source| self.write_failed(at, data.len() as u64, source))
+        bulk::write_all_at(&self.file, data, at).map_err(|source| self.write_failed(at, data.len() as u64, source))
     }
 
     fn write_failed(&self, at: u64, len: u64, source: io::Error) -> TargetError {
