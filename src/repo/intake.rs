@@ -14,8 +14,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use recorded::Recorded;
 
@@ -23,13 +24,13 @@ use super::blob::{BlobPacker, PackedBlob};
 use super::error::RepoError;
 use super::gc::walk::Needs;
 use super::ids::{BackupId, ChunkId, PackId};
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Statistics};
 use super::map::{ListEntry, push_entry};
 use super::pack::reader::OpenPack;
 use super::pack::writer::{FinishedPack, PackWriter, Padding};
 use super::run::{Committed, Held, Run, TakenOver};
 use super::seal::{ChunkKind, Kind};
-use super::session::{self, OpenSession, renewal};
+use super::session::{self, renewal};
 use super::store::StoreError;
 use super::{Repository, gc, object, pack, parity, settle_packs};
 use crate::chunker::{Chunker, Piece};
@@ -54,6 +55,20 @@ pub struct Counters {
     pub stored: AtomicU64,
     /// Packs added to the store.
     pub packs: AtomicU64,
+}
+
+impl Counters {
+    /// What `manifest` says of a backup that `began` then: the sums of its disks, and what only the whole run knows for sure,
+    /// as packs hold the chunks of all disks, and the files' too.
+    pub fn of(&self, manifest: &Manifest, began: Instant) -> Statistics {
+        let mut total = Statistics::default();
+        manifest.disks.iter().for_each(|disk| total.add(&disk.statistics));
+        total.new = self.new.load(Ordering::Relaxed);
+        total.deduplicated = self.deduplicated.load(Ordering::Relaxed);
+        total.stored = Some(self.stored.load(Ordering::Relaxed));
+        total.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        total
+    }
 }
 
 /// A backup being taken in.
@@ -120,16 +135,18 @@ pub fn run_in<E: From<RepoError>>(
     let rotten = repository.index().rotten()?;
     let (data_tx, data_rx) = bounded(BLOBS_IN_FLIGHT);
     let (map_tx, map_rx) = bounded(BLOBS_IN_FLIGHT);
-    let outcome = thread::scope(|scope| {
-        scope.spawn(move || write_packs(repository, state, Kind::DataPack, DATA_WRITERS, data_rx));
-        scope.spawn(move || write_packs(repository, state, Kind::MapPack, 1, map_rx));
-        let (_at_work, over) = bounded(0); // hangs up when the body is done
-        scope.spawn(move || stay_alive(repository, state, &held.session, &over));
-        let chunker = repository.chunker();
-        let intake = Intake { repository, chunker, rotten, data: data_tx, map: map_tx, state };
-        body(&intake)
-        // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
-    });
+    let work = || {
+        thread::scope(|scope| {
+            scope.spawn(move || write_packs(repository, state, Kind::DataPack, DATA_WRITERS, data_rx));
+            scope.spawn(move || write_packs(repository, state, Kind::MapPack, 1, map_rx));
+            let chunker = repository.chunker();
+            let intake = Intake { repository, chunker, rotten, data: data_tx, map: map_tx, state };
+            body(&intake)
+            // `intake` is dropped here: the channels close, the writers finish their last packs, the scope joins them.
+        })
+    };
+    // Who was taken for dead need not work on.
+    let outcome = renewal::while_working(&held.session, repository.keys(), |error| state.fail(error), work);
     // A failed pack writer is the cause; what `body` then met is its consequence.
     if let Some(failure) = lock(&state.failure).take() {
         return Err(failure.into());
@@ -209,16 +226,6 @@ fn publish(repository: &Repository, state: &State, min_bytes: usize) -> Result<(
     let bytes = repository.publish_segment(&packs)?;
     state.counters.stored.fetch_add(bytes, Ordering::Relaxed);
     Ok(())
-}
-
-/// Renews the session until the other end of `over` hangs up. Who was taken for dead need not work on.
-fn stay_alive(repository: &Repository, state: &State, session: &OpenSession<'_>, over: &Receiver<()>) {
-    while over.recv_timeout(renewal::EVERY) == Err(RecvTimeoutError::Timeout) {
-        // After any other error another try comes tomorrow, and the session lasts for seven days.
-        if let Err(error @ RepoError::SessionLost { .. }) = session.renew(repository.keys(), jiff::Timestamp::now()) {
-            return state.fail(error);
-        }
-    }
 }
 
 /// Fills packs from the queue until it closes, with so many pack writers. They fill one pack together: so a run ends with

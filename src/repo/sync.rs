@@ -37,6 +37,13 @@ pub struct SyncReport {
     pub damaged: Vec<(String, RepoError)>,
 }
 
+impl SyncReport {
+    /// A sentence for each object that is damaged.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.damaged.iter().map(|(object, error)| format!("{object} is damaged and not used: {error}"))
+    }
+}
+
 /// How far a synchronisation is.
 #[derive(Clone, Copy, Debug)]
 pub struct SyncProgress {

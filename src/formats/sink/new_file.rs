@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::bulk;
+use super::bulk::BulkWriter;
 use super::{Overwrite, TargetError, failed};
 use crate::units::FileOffset;
 
@@ -23,6 +23,7 @@ use crate::units::FileOffset;
 #[derive(Debug)]
 pub(in crate::formats) struct NewFile {
     file: File,
+    writer: BulkWriter,
     name: Temporary,
     overwrite: Overwrite,
     /// A write failed: the content is not what the caller believes.
@@ -45,7 +46,7 @@ impl NewFile {
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
         let file = file.map_err(failed("create", target))?;
         let name = Temporary { temporary, target: target.to_owned(), folder, published: false };
-        let new = NewFile { file, name, overwrite, broken: AtomicBool::new(false) };
+        let new = NewFile { file, writer: BulkWriter::default(), name, overwrite, broken: AtomicBool::new(false) };
         // A disk that was private stays private.
         if let Some(old) = replaced {
             new.file.set_permissions(old.permissions()).map_err(failed("set the permissions of", target))?;
@@ -71,7 +72,7 @@ impl NewFile {
     /// # Errors
     /// [`TargetError::Write`]; the file can then no longer be published.
     pub(in crate::formats) fn write_all_at(&self, at: FileOffset, data: &[u8]) -> Result<(), TargetError> {
-        self.noted(bulk::write_all_at(&self.file, data, at.0)).map_err(|source| TargetError::Write {
+        self.noted(self.writer.write_all_at(&self.file, data, at.0)).map_err(|source| TargetError::Write {
             file: self.name.target.clone(),
             at,
             len: data.len() as u64,

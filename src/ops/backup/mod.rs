@@ -13,7 +13,6 @@ mod source;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::error::OpsError;
@@ -23,10 +22,9 @@ use crate::machine::{Machine, MachineIdentity, MachineKind};
 use crate::ops::digest;
 use crate::repo::Repository;
 use crate::repo::brief::Brief;
-use crate::repo::intake::{self, Counters, State};
+use crate::repo::intake::{self, State};
 use crate::repo::manifest::{Capture, Consistency, MANIFEST_VERSION, Manifest, Statistics};
 use crate::repo::run::{Committed, Run};
-use crate::repo::sync::SyncReport;
 use crate::repo::tag::{self, Tag};
 use plan::Earlier;
 use source::Source;
@@ -104,7 +102,13 @@ impl<'r> Backups<'r> {
         if let Some(synced) = synced {
             self.briefs = briefs_by_identity(self.repository, &mut warnings)?;
             are_packs_gone = !synced.vanished.is_empty();
-            warnings.extend(warnings_of(&synced));
+            warnings.extend(synced.warnings());
+            warnings.extend(are_packs_gone.then(|| {
+                let packs = synced.vanished.len();
+                format!(
+                    "{packs} packs have vanished from the repository; all is read, and what they held is stored again"
+                )
+            }));
         }
         let earlier = if are_packs_gone {
             Earlier::none(self.repository)
@@ -140,7 +144,7 @@ impl<'r> Backups<'r> {
                 control.tell(Event::Step("making it durable"));
                 Ok(manifest)
             },
-            |manifest| manifest.statistics = total(manifest, &state.counters, began),
+            |manifest| manifest.statistics = state.counters.of(manifest, began),
         )?;
         self.briefs.entry(identity).or_default().insert(0, Arc::new(Brief::of(&manifest)));
         Ok(manifest)
@@ -165,19 +169,6 @@ fn briefs_by_identity(
         by_identity.entry(brief.identity.clone()).or_default().push(brief);
     }
     Ok(by_identity)
-}
-
-fn warnings_of(synced: &SyncReport) -> Vec<String> {
-    let damaged = synced.damaged.iter();
-    let mut warnings: Vec<String> =
-        damaged.map(|(object, error)| format!("{object} is damaged and not used: {error}")).collect();
-    if !synced.vanished.is_empty() {
-        warnings.push(format!(
-            "{} packs have vanished from the repository; everything is read, and what they held is stored again",
-            synced.vanished.len()
-        ));
-    }
-    warnings
 }
 
 /// Those of a machine's earlier backups that can be built on: none of which packs have vanished since.
@@ -232,17 +223,6 @@ fn draft(machine: &Machine, source: &Source, options: &BackupOptions, warnings: 
         session: crate::repo::ids::ObjectId([0; 16]),
         generation: 0,
     }
-}
-
-fn total(manifest: &Manifest, counters: &Counters, began: Instant) -> Statistics {
-    let mut total = Statistics::default();
-    manifest.disks.iter().for_each(|disk| total.add(&disk.statistics));
-    // Only the whole run knows these for sure: packs hold the chunks of all disks, and the files' too.
-    total.new = counters.new.load(Ordering::Relaxed);
-    total.deduplicated = counters.deduplicated.load(Ordering::Relaxed);
-    total.stored = Some(counters.stored.load(Ordering::Relaxed));
-    total.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    total
 }
 
 /// An identity as manifests hold it.

@@ -27,7 +27,7 @@ use crate::repo::salvage::{
     Remains, Rescued, examine, is_of_object, may_be_later, named_in_segments, open, rescue, twice,
 };
 use crate::repo::seal::Kind;
-use crate::repo::session::{self, OpenSession};
+use crate::repo::session::{self, OpenSession, renewal};
 use crate::repo::store::{self, ObjectName, StoreError};
 use crate::repo::{RepoError, Repository, host_name, object, pack, quarantine, text};
 
@@ -49,36 +49,9 @@ pub fn repair(
 ) -> Result<Damaged, OpsError> {
     control.tell(Event::Step("repairing"));
     let session = OpenSession::begin(repository.store(), repository.keys(), "repair")?;
-    let mut run = Run { repository, from, control, findings, session: &session, done: Repaired::default() };
-    run.plain()?;
-    let mut backups = damaged.backups.clone();
-    backups.extend(run.manifests()?);
-    run.heal_in_place(packs)?;
-    run.rescue(packs)?;
-    run.bring_back(packs, &backups)?;
-    run.put_packs_aside(packs)?;
-    run.segments(packs)?;
-    run.small_objects()?;
-    let mut done = run.done;
-
-    control.tell(Event::Step("checking what was repaired"));
-    repository.sync_index(&mut |_| {})?;
-    let mut left = Damaged::default();
-    let mut walk = Walk::new(repository, &packs.remains);
-    for id in backups {
-        let Some(manifest) = present(repository, id)? else { continue };
-        if walk.backup(&manifest, control)?.is_damaged() {
-            left.backups.push(id);
-        } else {
-            done.whole_again.push(format!("{} ({id})", manifest.machine));
-        }
-    }
-    // A manifest that was put aside is no backup any more; one that was left alone is still in the way.
-    for id in damaged.unreadable {
-        if twice(|| repository.manifest(id)).is_err_and(|error| !is_gone(&error)) {
-            left.unreadable.push(id);
-        }
-    }
+    let run = Run { repository, from, control, findings, session: &session, done: Repaired::default() };
+    // A session that was lost is noticed before anything that was put aside is gone for good.
+    let (done, left) = renewal::while_working(&session, repository.keys(), drop, || run.all(packs, damaged))?;
     report.repair = Some(done);
     if let Err(error) = session.end() {
         report.warnings.push(format!("the session object could not be removed: {error}"));
@@ -105,6 +78,40 @@ struct Run<'a, 's> {
 }
 
 impl Run<'_, '_> {
+    /// Repairs everything; gives what was done, and what is damaged all the same.
+    fn all(mut self, packs: &mut Packs, damaged: Damaged) -> Result<(Repaired, Damaged), OpsError> {
+        self.plain()?;
+        let mut backups = damaged.backups.clone();
+        backups.extend(self.manifests()?);
+        self.heal_in_place(packs)?;
+        self.rescue(packs)?;
+        self.bring_back(packs, &backups)?;
+        self.put_packs_aside(packs)?;
+        self.segments(packs)?;
+        self.small_objects()?;
+
+        let Run { repository, control, mut done, .. } = self;
+        control.tell(Event::Step("checking what was repaired"));
+        repository.sync_index(&mut |_| {})?;
+        let mut left = Damaged::default();
+        let mut walk = Walk::new(repository, &packs.remains);
+        for id in backups {
+            let Some(manifest) = present(repository, id)? else { continue };
+            if walk.backup(&manifest, control)?.is_damaged() {
+                left.backups.push(id);
+            } else {
+                done.whole_again.push(format!("{} ({id})", manifest.machine));
+            }
+        }
+        // A manifest that was put aside is no backup any more; one that was left alone is still in the way.
+        for id in damaged.unreadable {
+            if twice(|| repository.manifest(id)).is_err_and(|error| !is_gone(&error)) {
+                left.unreadable.push(id);
+            }
+        }
+        Ok((done, left))
+    }
+
     /// The remedies of all faults, by their numbers.
     fn remedies(&self) -> Vec<(usize, Remedy)> {
         self.findings.iter().enumerate().map(|(number, finding)| (number, finding.remedy.clone())).collect()

@@ -17,7 +17,6 @@ mod plan;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 pub use error::CopyError;
@@ -151,8 +150,7 @@ impl<'r> Copier<'r> {
         let mut warnings = Vec::new();
         let (held, synced) = self.run.look().map_err(destination)?;
         let vanished = synced.map_or(0, |synced| {
-            let damaged = synced.damaged.iter();
-            warnings.extend(damaged.map(|(object, error)| format!("{object} is damaged and not used: {error}")));
+            warnings.extend(synced.warnings());
             synced.vanished.len()
         });
         let earlier = if vanished > 0 {
@@ -188,7 +186,7 @@ impl<'r> Copier<'r> {
                 control.tell(Event::Step("making it durable"));
                 Ok(copy)
             },
-            |copy| copy.statistics = total(copy, &state, began),
+            |copy| copy.statistics = state.counters.of(copy, began),
         )?;
         if verify {
             let verified = verify::compare((from, wanted), (to, &manifest), control);
@@ -308,16 +306,6 @@ fn draft(backup: &Manifest, origin: Origin, earlier: Option<&Earlier<'_>>) -> Ma
         statistics: Statistics::default(),
         ..backup.clone()
     }
-}
-
-fn total(copy: &Manifest, state: &State, began: Instant) -> Statistics {
-    let mut total = Statistics::default();
-    copy.disks.iter().for_each(|disk| total.add(&disk.statistics));
-    total.new = state.counters.new.load(Ordering::Relaxed);
-    total.deduplicated = state.counters.deduplicated.load(Ordering::Relaxed);
-    total.stored = Some(state.counters.stored.load(Ordering::Relaxed));
-    total.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    total
 }
 
 fn is_read_only(error: &RepoError) -> bool {

@@ -4,6 +4,10 @@
 //! says, with a later expiry. It counts for as long as its session is there; the fence is the session's own name, so a
 //! renewal that comes too late renews nothing.
 
+use std::thread;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
 use super::{OpenSession, Session};
 use crate::repo::error::RepoError;
 use crate::repo::ids::{ObjectId, random, to_hex};
@@ -28,6 +32,28 @@ impl OpenSession<'_> {
         // A prune that looked before may have expired it.
         self.check()
     }
+}
+
+/// Does `work`, however long it takes: a thread renews the session meanwhile. `lost` hears of it if the owner was taken for
+/// dead all the same; what it then works on is for nothing.
+pub fn while_working<T>(
+    session: &OpenSession<'_>,
+    keys: &Keys,
+    lost: impl FnOnce(RepoError) + Send,
+    work: impl FnOnce() -> T,
+) -> T {
+    thread::scope(|scope| {
+        let (_at_work, over) = bounded::<()>(0); // hangs up when the work is done
+        scope.spawn(move || {
+            while over.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                // After any other error another try comes tomorrow, and the session lasts for seven days.
+                if let Err(error @ RepoError::SessionLost { .. }) = session.renew(keys, jiff::Timestamp::now()) {
+                    return lost(error);
+                }
+            }
+        });
+        work()
+    })
 }
 
 /// When `session` expires by its renewals: `None` without any; never, if one cannot be read.

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::in_use;
 use crate::formats::ImageError;
-use crate::formats::sink::bulk;
+use crate::formats::sink::bulk::BulkWriter;
 use crate::formats::sink::{DiskSink, TargetError, WriteOrder, check_inside, data_runs, failed};
 use crate::units::{ByteLen, FileOffset, GuestOffset};
 
@@ -33,6 +33,7 @@ const ZERO_BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct RawInPlaceSink {
     file: File,
+    writer: BulkWriter,
     path: PathBuf,
     size: ByteLen,
     broken: AtomicBool,
@@ -114,7 +115,8 @@ fn open_exclusively(path: &Path) -> Result<(File, ByteLen), TargetError> {
 impl RawInPlaceSink {
     fn new(file: File, path: &Path, size: ByteLen) -> RawInPlaceSink {
         let lacking = [AtomicBool::new(false), AtomicBool::new(false)];
-        RawInPlaceSink { file, path: path.to_owned(), size, broken: AtomicBool::new(false), lacking }
+        let (writer, broken) = (BulkWriter::default(), AtomicBool::new(false));
+        RawInPlaceSink { file, writer, path: path.to_owned(), size, broken, lacking }
     }
 
     /// Fills `buf` with what the target holds now.
@@ -127,7 +129,9 @@ impl RawInPlaceSink {
     }
 
     fn put(&self, at: u64, data: &[u8]) -> Result<(), TargetError> {
-        bulk::write_all_at(&self.file, data, at).map_err(|source| self.write_failed(at, data.len() as u64, source))
+        self.writer
+            .write_all_at(&self.file, data, at)
+            .map_err(|source| self.write_failed(at, data.len() as u64, source))
     }
 
     fn write_failed(&self, at: u64, len: u64, source: io::Error) -> TargetError {
