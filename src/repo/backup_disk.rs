@@ -138,7 +138,7 @@ impl BackupDisk {
                 ListEntry::Zero(_) => target.fill(0),
                 ListEntry::Chunk(id, _) => {
                     let (blob, at) = self.blob_of(&list, number, id)?;
-                    let chunk = blob.chunk(self.repository.keys(), at)?;
+                    let chunk = blob.chunk(self.repository.keys(), id, at)?;
                     let skipped = from - range.start;
                     target.copy_from_slice(&chunk[skipped..skipped + len]);
                 }
@@ -186,10 +186,8 @@ impl BackupDisk {
             Some(row) => self.repository.find_in_pack(row, id)?.map(|place| (row, place)),
             None => None,
         };
-        let blob = match near_by {
-            Some((row, place)) => self.repository.blob_at(row, place.blob)?,
-            None => None,
-        };
+        // If it is damaged there, the index may know a sound copy elsewhere; if not, the same error comes again.
+        let blob = near_by.and_then(|(row, place)| self.repository.blob_at(row, place.blob).ok().flatten());
         let (row, place, blob) = match (near_by, blob) {
             (Some((row, place)), Some(blob)) => (row, place, blob),
             _ => {

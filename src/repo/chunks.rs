@@ -26,16 +26,12 @@ const LIST_CACHE_BYTES: u64 = 24 << 20;
 const NODES_CACHED: usize = 64;
 /// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
 const FETCHES: usize = 5;
-/// Packs that a chunk is looked for in before the index is asked: those that others were found in last.
-const PACKS_SEARCHED: usize = 16;
 /// Packs in the trash that are remembered, with their directories: some 4 MiB.
 const TRASHED_PACKS_KNOWN: usize = 16;
 
 /// What was read lately.
 pub(super) struct WhatWasRead {
     packs: Cache<PackRow, Arc<OpenPack>, PackWeight>,
-    /// The packs that chunks were found in last, the latest at the end.
-    searched: Mutex<Vec<(PackRow, Arc<OpenPack>)>>,
     blobs: Cache<(PackRow, u32), Arc<PlainBlob>, BlobWeight>,
     pub(super) lists: Cache<ChunkId, Arc<SegmentList>, ListWeight>,
     pub(super) nodes: Cache<ChunkId, Arc<Vec<ChunkId>>>,
@@ -48,7 +44,6 @@ impl WhatWasRead {
     pub(super) fn new() -> WhatWasRead {
         WhatWasRead {
             packs: recent::weighed(64, PACK_CACHE_BYTES, PackWeight),
-            searched: Mutex::default(),
             blobs: recent::weighed(256, BLOB_CACHE_BYTES, BlobWeight),
             lists: recent::weighed(1024, LIST_CACHE_BYTES, ListWeight),
             nodes: recent::entries(NODES_CACHED),
@@ -57,31 +52,10 @@ impl WhatWasRead {
         }
     }
 
-    /// The chunk `id`, if one of the packs holds it that others were found in last.
-    fn find_near_by(&self, id: ChunkId) -> Option<FoundChunk> {
-        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = |(_, pack): &(PackRow, Arc<OpenPack>)| pack.directory.find(id);
-        let (number, place) = searched.iter().enumerate().rev().find_map(|(number, at)| Some((number, held(at)?)))?;
-        searched[number..].rotate_left(1);
-        let (row, pack) = searched.last().cloned()?;
-        Some(FoundChunk { row, pack, place })
-    }
-
-    /// Others may be in the pack where this one was found.
-    fn remember(&self, found: &FoundChunk) {
-        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
-        searched.retain(|(row, _)| *row != found.row);
-        if searched.len() == PACKS_SEARCHED {
-            searched.remove(0);
-        }
-        searched.push((found.row, Arc::clone(&found.pack)));
-    }
-
     fn clear(&self) {
         self.packs.clear();
         self.blobs.clear();
         self.lists.clear();
-        self.searched.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.trashed.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -91,7 +65,7 @@ struct PackWeight;
 
 impl quick_cache::Weighter<PackRow, Arc<OpenPack>> for PackWeight {
     fn weight(&self, _: &PackRow, pack: &Arc<OpenPack>) -> u64 {
-        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<u32>();
+        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<(u32, u32)>();
         let blob = size_of::<directory::BlobEntry>() + size_of::<u32>();
         (pack.directory.chunks().len() * entry + pack.directory.blobs().len() * blob + 512) as u64
     }
@@ -155,18 +129,12 @@ impl Repository {
         Ok(Some(pack))
     }
 
-    /// Finds the chunk `id`, where its neighbours were or by the index; if the index does not know it, the index is brought
-    /// up to date with the store first.
+    /// Finds the chunk `id`; if the index does not know it, the index is brought up to date with the store first.
     ///
     /// # Errors
     /// [`RepoError::MissingChunk`] naming `needed_by`; else as [`Repository::find_chunk`].
     pub fn locate(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<FoundChunk, RepoError> {
-        // A disk is read in its order, and was packed in it: most chunks need no look into a table.
-        if let Some(found) = self.read.find_near_by(id) {
-            return Ok(found);
-        }
         if let Some(found) = self.find_chunk(id)? {
-            self.read.remember(&found);
             return Ok(found);
         }
         self.sync_index(&mut |_| {})?;
@@ -287,6 +255,6 @@ impl Repository {
     /// As [`Repository::locate`] and [`Repository::blob`].
     pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
         let (found, blob) = self.fetch(id, needed_by)?;
-        Ok(blob.chunk(&self.keys, found.place.at)?.to_vec())
+        Ok(blob.chunk(&self.keys, id, found.place.at)?.to_vec())
     }
 }

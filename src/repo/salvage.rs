@@ -70,7 +70,7 @@ impl Remains {
     pub fn read(&self, repository: &Repository, id: ChunkId) -> Result<Option<Vec<u8>>, RepoError> {
         let (Some(open), Some(place)) = (&self.open, self.find(id)) else { return Ok(None) };
         let blob = open.read_blob(repository.store(), place.blob)?;
-        blob.chunk(repository.keys(), place.at).map(|chunk| Some(chunk.to_vec()))
+        blob.chunk(repository.keys(), id, place.at).map(|chunk| Some(chunk.to_vec()))
     }
 }
 
@@ -297,7 +297,7 @@ pub fn rescue(
                     continue;
                 }
                 for (id, place) in missing {
-                    new.add_chunk(id, plain.chunk(repository.keys(), place.at)?)?;
+                    new.add_chunk(id, plain.chunk(repository.keys(), id, place.at)?)?;
                 }
             }
         }

@@ -19,6 +19,9 @@ const PIECE_BYTES: usize = 128 << 10;
 /// each core is asked for what it holds back.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
 
+/// How far apart the first and the last of it may lie.
+const HULL_BYTES_MAX: u64 = 4 * WRITE_BACK_BYTES;
+
 /// The way to write into a file; one for each file.
 #[derive(Debug, Default)]
 pub(in crate::formats) struct BulkWriter {
@@ -57,10 +60,13 @@ impl BulkWriter {
             return None;
         }
         let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        dirty.range = match dirty.bytes {
-            0 => written.clone(),
-            _ => dirty.range.start.min(written.start)..dirty.range.end.max(written.end),
-        };
+        let hull = dirty.range.start.min(written.start)..dirty.range.end.max(written.end);
+        // What lies far apart would take too much that is clean along: it waits for the flush at the end.
+        if dirty.bytes == 0 || hull.end - hull.start > HULL_BYTES_MAX {
+            *dirty = Dirty { bytes: 0, range: written.clone() };
+        } else {
+            dirty.range = hull;
+        }
         dirty.bytes += written.end - written.start;
         (dirty.bytes >= WRITE_BACK_BYTES).then(|| std::mem::take(&mut *dirty).range)
     }
@@ -92,7 +98,8 @@ mod tests {
         assert_eq!(writer.due(5 * MIB..6 * MIB), Some(4 * MIB..10 * MIB));
         assert_eq!(writer.due(MIB..2 * MIB), None, "what was asked for is forgotten");
         assert_eq!(writer.due(0..0), None);
-        assert_eq!(writer.due(100 * MIB..105 * MIB), Some(MIB..105 * MIB));
+        assert_eq!(writer.due(100 * MIB..103 * MIB), None, "far from the other");
+        assert_eq!(writer.due(103 * MIB..104 * MIB), Some(100 * MIB..104 * MIB));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn repair(
     control.tell(Event::Step("repairing"));
     let session = OpenSession::begin(repository.store(), repository.keys(), "repair")?;
     let run = Run { repository, from, control, findings, session: &session, done: Repaired::default() };
-    // A session that was lost is noticed before anything that was put aside is gone for good.
+    // Whether it was lost all the same is looked at where packs are put aside.
     let (done, left) = renewal::while_working(&session, repository.keys(), drop, || run.all(packs, damaged))?;
     report.repair = Some(done);
     if let Err(error) = session.end() {

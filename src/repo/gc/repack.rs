@@ -90,7 +90,7 @@ fn copy(
             continue;
         }
         for (_, (id, place)) in chunks.iter().enumerate().filter(|(at, _)| is_live(*at)) {
-            writer.add_chunk(*id, plain.chunk(keys, place.at)?)?;
+            writer.add_chunk(*id, plain.chunk(keys, *id, place.at)?)?;
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ use file::{connect_anew, open_waiting, prepare};
 pub use segment::{decode_segment, encode_segment};
 
 use super::error::RepoError;
-use super::ids::{BackupId, ChunkId, PackId, RepoId};
+use super::ids::{BackupId, ChunkId, PackId, RepoId, random};
 use super::pack::Directory;
 use super::pack::writer::FinishedPack;
 use super::seal::{HEADER_BYTES, Kind};
@@ -122,6 +122,11 @@ impl Index {
                 Some(folder) => *connection = connect_anew(&folder.join("index.sqlite"), self.repository, BUSY)?,
                 None => prepare(&connection, self.repository, BUSY).map_err(sqlite(&self.file))?,
             }
+            // Somebody may still hold a row of the old one: none of the new may pass for it.
+            let after = i64::from(u32::from_le_bytes(random())) << 16;
+            connection
+                .execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pack', ?)", [after])
+                .map_err(sqlite(&self.file))?;
         }
         let all = |ids: HashSet<PackId>| ids.into_iter().collect::<Vec<_>>();
         self.note_lost(&all(lost), &doubted.into_iter().collect::<Vec<_>>())?;
@@ -394,6 +399,24 @@ mod tests {
         assert_eq!(index.pack_ids().unwrap().len(), 2);
         index.clear().unwrap();
         assert_eq!(index.find(ChunkId([1; 32])).unwrap(), None);
+    }
+
+    #[test]
+    fn rows_of_a_cache_that_was_made_anew_are_none_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for place in [IndexPlace::Folder(folder.path().to_owned()), IndexPlace::Memory] {
+            let (index, _) = Index::open(&place, RepoId([1; 16])).unwrap();
+            let row_of = |pack: &(FinishedPack, Directory), byte| {
+                index.add(&[(&pack.0, &pack.1)]).unwrap();
+                index.find(ChunkId([byte; 32])).unwrap().unwrap()
+            };
+            let old = row_of(&pack(1, &[1]), 1);
+            index.recreate().unwrap();
+            assert_eq!(index.load(old).unwrap().map(|pack| pack.id), None);
+            let new = row_of(&pack(2, &[2]), 2);
+            assert!(new.0 > old.0 + 1, "{old:?} and then {new:?}");
+            assert_eq!(index.load(old).unwrap().map(|pack| pack.id), None, "the row is not given out again");
+        }
     }
 
     #[test]
