@@ -11,11 +11,12 @@
 //!   [`guest`] what is inside a disk · [`repo`] chunks, packs, index, manifests
 //! - [`disk`] the seam · [`chunker`] segment → chunks · [`archive`] members of a tar, where they lie
 //! - [`units`] positions and lengths as types · [`uncached`] reading without filling the page cache
-//! - [`recent`] caches of what was read lately
+//! - [`bulk`] writing as much as a disk · [`recent`] caches of what was read lately
 //!
 //! ARCHITECTURE.md has the map with its reasons; docs/FORMAT.md specifies the repository.
 
 pub mod archive;
+pub mod bulk;
 pub mod capture;
 pub mod chunker;
 pub mod cli;

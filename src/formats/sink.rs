@@ -5,7 +5,6 @@
 //! written front to back (`ascending`). Not in here: any format.
 
 pub(in crate::formats) mod ascending;
-pub(in crate::formats) mod bulk;
 pub(in crate::formats) mod growing;
 pub(in crate::formats) mod new_file;
 pub(in crate::formats) mod new_files;

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::bulk::BulkWriter;
 use super::{Overwrite, TargetError, failed};
+use crate::bulk::BulkWriter;
 use crate::units::FileOffset;
 
 /// A file under construction.

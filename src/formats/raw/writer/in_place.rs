@@ -17,8 +17,8 @@ use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fcntl_lock};
 use rustix::io::Errno;
 
 use super::in_use;
+use crate::bulk::BulkWriter;
 use crate::formats::ImageError;
-use crate::formats::sink::bulk::BulkWriter;
 use crate::formats::sink::{DiskSink, TargetError, WriteOrder, check_inside, data_runs, failed};
 use crate::units::{ByteLen, FileOffset, GuestOffset};
 

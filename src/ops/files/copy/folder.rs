@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -18,6 +17,7 @@ use rustix::io::Errno;
 
 use super::acl;
 use super::{Losses, Node, Sink};
+use crate::bulk::BulkWriter;
 use crate::formats::sink::Overwrite;
 use crate::guest::tree::{ExtendedAttribute, NodeKind, Time};
 use crate::ops::files::FilesError;
@@ -218,9 +218,10 @@ impl FolderSink {
     fn write_content(&self, file: &File, node: &Node<'_>, control: Control<'_>) -> Result<(), FilesError> {
         let size = node.metadata.size;
         let failed = |source| FilesError::Write { target: self.target(node), source };
+        let writer = BulkWriter::default();
         node.readable().read_data(size, control, &mut |at, bytes| {
             control.tell(Event::Done(bytes.len() as u64));
-            file.write_all_at(bytes, at).map_err(failed)
+            writer.write_all_at(file, bytes, at).map_err(failed)
         })?;
         // Holes at the end; also those of a file without data.
         file.set_len(size).map_err(failed)

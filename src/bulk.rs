@@ -1,4 +1,4 @@
-//! Writing what a whole disk is made of: gigabytes, in no hurry to be read again, durable in the end.
+//! Writing what disks and large files are made of: gigabytes, in no hurry to be read again, durable in the end.
 //!
 //! Not in here: where it belongs, and what a failure means.
 
@@ -18,13 +18,12 @@ const PIECE_BYTES: usize = 128 << 10;
 /// The kernel is asked to bring to the medium what was written when it is this much. It is no small request: among others
 /// each core is asked for what it holds back.
 const WRITE_BACK_BYTES: u64 = 4 << 20;
-
 /// How far apart the first and the last of it may lie.
 const HULL_BYTES_MAX: u64 = 4 * WRITE_BACK_BYTES;
 
 /// The way to write into a file; one for each file.
 #[derive(Debug, Default)]
-pub(in crate::formats) struct BulkWriter {
+pub struct BulkWriter {
     dirty: Mutex<Dirty>,
 }
 
@@ -41,7 +40,7 @@ impl BulkWriter {
     ///
     /// # Errors
     /// What the system says; part of `data` may be written.
-    pub(in crate::formats) fn write_all_at(&self, file: &File, data: &[u8], at: u64) -> io::Result<()> {
+    pub fn write_all_at(&self, file: &File, data: &[u8], at: u64) -> io::Result<()> {
         let mut from = at;
         for piece in data.chunks(PIECE_BYTES) {
             file.write_all_at(piece, from)?;
