@@ -50,7 +50,7 @@ fn pack(number: u64) -> FinishedPack {
     let mut id = [0; 16];
     ids.fill(&mut id);
     for _ in 0..CHUNKS_OF_A_PACK / CHUNKS_OF_A_BLOB {
-        let mut chunks = [(ChunkId([0; 32]), CHUNK_BYTES); CHUNKS_OF_A_BLOB as usize];
+        let mut chunks = [(ChunkId([0; 20]), CHUNK_BYTES); CHUNKS_OF_A_BLOB as usize];
         chunks.iter_mut().for_each(|(id, _)| ids.fill(&mut id.0));
         builder.add(1000 + TAG_BYTES as u32, CHUNK_BYTES * CHUNKS_OF_A_BLOB as u32, Codec::Zstd, &chunks);
     }
@@ -167,7 +167,7 @@ fn measured(index: &Index, packs: u64) -> Result<[f64; 3], Box<dyn std::error::E
     let mut absent = blake3::Hasher::new().update(b"absent").update(&packs.to_le_bytes()).finalize_xof();
     let begin = Instant::now();
     for _ in 0..LOOK_UPS {
-        let mut id = ChunkId([0; 32]);
+        let mut id = ChunkId([0; 20]);
         absent.fill(&mut id.0);
         assert!(index.find(id)?.is_none(), "nobody has added it");
     }

@@ -1,5 +1,5 @@
-//! What the inner parts of a backup cost, one by one: the chunker, ids, sealing, the blob codec, the index, the readers of
-//! images.
+//! What the inner parts of a backup cost, one by one: the chunker, ids, sealing, the branch filter, the blob codec, the
+//! index, the readers of images.
 //!
 //! usage: cargo bench --bench inner [-- FILTER]
 //!
@@ -12,6 +12,7 @@ use abbild::chunker::{ChunkSizes, Chunker, Piece, SEGMENT_BYTES, is_zero};
 use abbild::disk::Disk;
 use abbild::formats::{self, OpenPolicy};
 use abbild::repo::blob::{BlobPacker, PackedBlob, unpack};
+use abbild::repo::branch_filter;
 use abbild::repo::ids::{ChunkId, PackId, RepoId};
 use abbild::repo::index::{Index, IndexPlace};
 use abbild::repo::pack::Directory;
@@ -73,7 +74,7 @@ fn identifying_and_sealing(bench: &mut Criterion) {
     group.throughput(Throughput::Bytes(plain.len() as u64));
     group.bench_function("pack, unpack and compare", |b| b.iter(|| pack(black_box(&plain))));
     group.bench_function("unpack", |b| {
-        b.iter(|| unpack(packed.codec, black_box(packed.bytes.clone()), packed.plain_len).map(|plain| plain.len()));
+        b.iter(|| unpack(packed.codec, black_box(&packed.bytes), packed.plain_len).map(|plain| plain.len()));
     });
     let cipher = ObjectCipher::create(&keys, Kind::DataPack, "packs/00/00");
     group.throughput(Throughput::Bytes(packed.bytes.len() as u64));
@@ -87,10 +88,26 @@ fn identifying_and_sealing(bench: &mut Criterion) {
     group.finish();
 }
 
+fn filtering(bench: &mut Criterion) {
+    let program = std::env::current_exe().and_then(std::fs::read).expect("this program can be read");
+    let code: Vec<&[u8]> = program.chunks(CHUNK).filter(|chunk| branch_filter::looks_like_code(chunk)).collect();
+    let mut code = code.concat();
+    let mut group = bench.benchmark_group("branch filter");
+    group.throughput(Throughput::Bytes(code.len() as u64));
+    group.bench_function("is it code?", |b| b.iter(|| branch_filter::looks_like_code(black_box(&code))));
+    group.bench_function("filter and undo", |b| {
+        b.iter(|| {
+            branch_filter::filter(black_box(&mut code), 0);
+            branch_filter::unfilter(black_box(&mut code), 0);
+        });
+    });
+    group.finish();
+}
+
 fn pack(plain: &[u8]) -> PackedBlob {
     let mut packer = BlobPacker::new(ChunkKind::Data);
     for chunk in plain.chunks(CHUNK) {
-        if let Some(blob) = packer.add(ChunkId([1; 32]), chunk).expect("it unpacks to the same") {
+        if let Some(blob) = packer.add(ChunkId([1; 20]), chunk).expect("it unpacks to the same") {
             return blob;
         }
     }
@@ -102,7 +119,7 @@ fn synthetic_pack(number: u64, blobs: u32) -> (FinishedPack, Directory) {
     let mut ids = blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof();
     let mut builder = DirectoryBuilder::default();
     for _ in 0..blobs {
-        let mut chunks = [(ChunkId([0; 32]), CHUNK as u32); 8];
+        let mut chunks = [(ChunkId([0; 20]), CHUNK as u32); 8];
         chunks.iter_mut().for_each(|(id, _)| ids.fill(&mut id.0));
         builder.add(1000 + TAG_BYTES as u32, 8 * CHUNK as u32, abbild::repo::blob::Codec::Zstd, &chunks);
     }
@@ -132,7 +149,7 @@ fn indexing(bench: &mut Criterion) {
     let mut absent = blake3::Hasher::new().update(b"absent").finalize_xof();
     group.bench_function("find a chunk that is not", |b| {
         b.iter(|| {
-            let mut id = ChunkId([0; 32]);
+            let mut id = ChunkId([0; 20]);
             absent.fill(&mut id.0);
             index.find(id).expect("in memory").is_some()
         });
@@ -183,5 +200,5 @@ fn reading(bench: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(inner, cutting, identifying_and_sealing, indexing, reading);
+criterion_group!(inner, cutting, identifying_and_sealing, filtering, indexing, reading);
 criterion_main!(inner);

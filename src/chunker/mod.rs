@@ -69,7 +69,7 @@ impl ChunkSizes {
         if [min, avg, max].iter().any(|size| size % 2 != 0) {
             return Err("chunk sizes must be even");
         }
-        // The list of a segment (36 bytes a chunk, and twice the chunks where parts were cut anew) must fit into 1 MiB.
+        // The list of a segment (24 bytes a chunk, and twice the chunks where parts were cut anew) must fit into 1 MiB.
         if min < 512 || !(min < avg && avg < max) {
             return Err("chunk sizes must satisfy 512 ≤ min < avg < max");
         }

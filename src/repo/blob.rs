@@ -1,33 +1,33 @@
 //! Blobs: several chunks compressed together. Dedup wants small pieces, compression large ones; a blob is where they meet.
 //!
-//! Pure: chunks in, packed bytes out and back. Sealing and placing them is the pack's business.
+//! Pure: chunks in, packed bytes out and back. Sealing and placing them is the pack's business. Code comes into blobs of its
+//! own, which are filtered before they are compressed.
 //! What was packed is unpacked and compared before anybody may store it: libraries and memory have failed before.
 
 use std::cell::RefCell;
 
 use zstd::zstd_safe::{CParameter, Strategy};
 
+use super::branch_filter;
 use super::error::RepoError;
 use super::ids::ChunkId;
 use super::seal::ChunkKind;
 
-/// Chunks of data are gathered until a blob holds this many plain bytes: a random read unpacks a whole blob, so this trades
-/// stored size against the latency of a mount. Against 128 KiB, four guests take 1.8 % less (docs/BENCHMARKS.md).
-pub const DATA_BLOB_BYTES_TARGET: usize = 256 << 10;
-/// The same for parts of maps, which are nearly random numbers: longer blobs store nothing less.
-pub const MAP_BLOB_BYTES_TARGET: usize = 64 << 10;
+/// Chunks are gathered until a blob holds this many plain bytes: a random read unpacks a whole blob, so this trades stored
+/// size against the latency of a mount. With 256 KiB, four guests take 2.9 % less, and half as many reads a second are
+/// answered (docs/BENCHMARKS.md). Parts of maps are nearly random numbers: longer blobs store nothing less of them.
+pub const BLOB_BYTES_TARGET: usize = 64 << 10;
 /// No chunk, of data or of a map, is longer.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// No blob holds more plain bytes (docs/FORMAT.md, section 8.1): what reading one chunk can cost at most. A blob is closed
 /// as soon as it has its target, so it overshoots by less than its last chunk.
 pub const BLOB_PLAIN_BYTES_MAX: usize = (256 << 10) + CHUNK_BYTES_MAX;
-/// zstd's parameters for new blobs: those of its level 3, with a smaller table for short matches, which stays in a core's
-/// cache. Against the level itself 0.1 % more is stored, in 7 % less time.
+/// zstd's parameters for new blobs: those of its level 3, with smaller tables, which stay in a core's cache.
 const PARAMETERS: [CParameter; 6] = [
     CParameter::Strategy(Strategy::ZSTD_dfast),
     CParameter::WindowLog(18),
-    CParameter::HashLog(17),
-    CParameter::ChainLog(14),
+    CParameter::HashLog(16),
+    CParameter::ChainLog(15),
     CParameter::MinMatch(4),
     CParameter::TargetLength(0),
 ];
@@ -39,6 +39,8 @@ pub enum Codec {
     Stored,
     /// One zstd frame.
     Zstd,
+    /// One zstd frame of chunks that each went through the branch filter.
+    FilteredZstd,
 }
 
 impl Codec {
@@ -47,6 +49,7 @@ impl Codec {
         match self {
             Codec::Stored => 0,
             Codec::Zstd => 1,
+            Codec::FilteredZstd => 2,
         }
     }
 
@@ -55,6 +58,7 @@ impl Codec {
         match byte {
             0 => Some(Codec::Stored),
             1 => Some(Codec::Zstd),
+            2 => Some(Codec::FilteredZstd),
             _ => None,
         }
     }
@@ -74,74 +78,126 @@ pub struct PackedBlob {
 
 /// Gathers chunks and packs them; keeps its compression contexts and buffers from blob to blob.
 pub struct BlobPacker {
-    target: usize,
-    plain: Vec<u8>,
-    chunks: Vec<(ChunkId, u32)>,
+    kind: ChunkKind,
+    code: Gathered,
+    others: Gathered,
+    filtered: Vec<u8>,
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     unpacked: Vec<u8>,
 }
 
+/// What will become one blob.
+#[derive(Default)]
+struct Gathered {
+    plain: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
 impl BlobPacker {
     /// A packer for chunks of that kind.
     pub fn new(kind: ChunkKind) -> BlobPacker {
-        let target = match kind {
-            ChunkKind::Data => DATA_BLOB_BYTES_TARGET,
-            ChunkKind::Map => MAP_BLOB_BYTES_TARGET,
-        };
         BlobPacker {
-            target,
-            plain: Vec::with_capacity(target + (64 << 10)),
-            chunks: Vec::new(),
+            kind,
+            code: Gathered::default(),
+            others: Gathered::default(),
+            filtered: Vec::new(),
             compressor: compressor(),
             decompressor: zstd::bulk::Decompressor::new().expect("a context without a dictionary"),
             unpacked: Vec::new(),
         }
     }
 
-    /// Adds a chunk; gives the blob back once it is full.
+    /// Adds a chunk; gives the blob back that it has filled.
     ///
     /// # Errors
     /// [`RepoError::BlobNotReproduced`] if unpacking gave other bytes.
     pub fn add(&mut self, id: ChunkId, chunk: &[u8]) -> Result<Option<PackedBlob>, RepoError> {
+        let is_code = self.kind == ChunkKind::Data && branch_filter::looks_like_code(chunk);
         let len = u32::try_from(chunk.len()).expect("chunks are at most 1 MiB long");
-        self.plain.extend_from_slice(chunk);
-        self.chunks.push((id, len));
-        if self.plain.len() >= self.target { self.take() } else { Ok(None) }
+        let gathered = if is_code { &mut self.code } else { &mut self.others };
+        gathered.plain.extend_from_slice(chunk);
+        gathered.chunks.push((id, len));
+        match (gathered.plain.len() >= BLOB_BYTES_TARGET, is_code) {
+            (false, _) => Ok(None),
+            (true, true) => self.pack_code().map(Some),
+            (true, false) => self.pack_others().map(Some),
+        }
     }
 
     /// Whether nothing has been gathered.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.code.chunks.is_empty() && self.others.chunks.is_empty()
     }
 
-    /// Packs what has been gathered; `None` if that is nothing.
+    /// Packs a blob of what has been gathered, full or not; `None` if nothing is left.
     ///
     /// # Errors
     /// [`RepoError::BlobNotReproduced`] if unpacking gave other bytes.
     pub fn take(&mut self) -> Result<Option<PackedBlob>, RepoError> {
-        if self.chunks.is_empty() {
-            return Ok(None);
-        }
-        let packed = self.compressor.compress(&self.plain).expect("the bound of the output is reserved by the library");
-        let (codec, bytes) = if packed.len() < self.plain.len() {
-            self.verify(&packed)?;
-            (Codec::Zstd, packed)
+        if !self.others.chunks.is_empty() {
+            self.pack_others().map(Some)
+        } else if !self.code.chunks.is_empty() {
+            self.pack_code().map(Some)
         } else {
-            (Codec::Stored, self.plain.clone())
-        };
-        let plain_len = u32::try_from(self.plain.len()).expect("a blob is at most 1 MiB and one chunk long");
-        self.plain.clear();
-        Ok(Some(PackedBlob { codec, bytes, plain_len, chunks: std::mem::take(&mut self.chunks) }))
+            Ok(None)
+        }
     }
 
-    fn verify(&mut self, packed: &[u8]) -> Result<(), RepoError> {
-        self.unpacked.resize(self.plain.len(), 0);
-        let same = self
-            .decompressor
-            .decompress_to_buffer(packed, self.unpacked.as_mut_slice())
-            .is_ok_and(|len| len == self.plain.len() && self.unpacked == self.plain);
-        if same { Ok(()) } else { Err(RepoError::BlobNotReproduced { plain_bytes: self.plain.len() }) }
+    fn pack_others(&mut self) -> Result<PackedBlob, RepoError> {
+        let plain = &self.others.plain;
+        let packed = self.compressor.compress(plain).expect("the bound of the output is reserved by the library");
+        if packed.len() >= plain.len() {
+            return Ok(self.others.packed(Codec::Stored, plain.clone()));
+        }
+        let is_same = self.unpack(&packed, self.others.plain.len()) && self.unpacked == self.others.plain;
+        self.others.verified(Codec::Zstd, packed, is_same)
+    }
+
+    fn pack_code(&mut self) -> Result<PackedBlob, RepoError> {
+        self.filtered.clear();
+        self.filtered.extend_from_slice(&self.code.plain);
+        self.code.for_each_chunk(&mut self.filtered, branch_filter::filter);
+        let packed =
+            self.compressor.compress(&self.filtered).expect("the bound of the output is reserved by the library");
+        if packed.len() >= self.filtered.len() {
+            let plain = self.code.plain.clone();
+            return Ok(self.code.packed(Codec::Stored, plain));
+        }
+        let is_unpacked = self.unpack(&packed, self.filtered.len());
+        self.code.for_each_chunk(&mut self.unpacked, branch_filter::unfilter);
+        let is_same = is_unpacked && self.unpacked == self.code.plain;
+        self.code.verified(Codec::FilteredZstd, packed, is_same)
+    }
+
+    /// Unpacks into `self.unpacked`; whether that gave `len` bytes.
+    fn unpack(&mut self, packed: &[u8], len: usize) -> bool {
+        self.unpacked.resize(len, 0);
+        let unpacked = self.decompressor.decompress_to_buffer(packed, self.unpacked.as_mut_slice());
+        unpacked.is_ok_and(|found| found == len)
+    }
+}
+
+impl Gathered {
+    /// Shows each chunk's part of `bytes`, and where it begins, to `what`.
+    fn for_each_chunk(&self, bytes: &mut [u8], what: impl Fn(&mut [u8], u32)) {
+        let mut at = 0;
+        for (_, len) in &self.chunks {
+            what(&mut bytes[at as usize..(at + len) as usize], at);
+            at += len;
+        }
+    }
+
+    fn verified(&mut self, codec: Codec, bytes: Vec<u8>, is_same: bool) -> Result<PackedBlob, RepoError> {
+        let plain_bytes = self.plain.len();
+        if is_same { Ok(self.packed(codec, bytes)) } else { Err(RepoError::BlobNotReproduced { plain_bytes }) }
+    }
+
+    /// The blob of what was gathered, which begins anew.
+    fn packed(&mut self, codec: Codec, bytes: Vec<u8>) -> PackedBlob {
+        let plain_len = u32::try_from(self.plain.len()).expect("a blob is at most 1 MiB and one chunk long");
+        self.plain.clear();
+        PackedBlob { codec, bytes, plain_len, chunks: std::mem::take(&mut self.chunks) }
     }
 }
 
@@ -159,18 +215,18 @@ thread_local! {
         RefCell::new(zstd::bulk::Decompressor::new().expect("a context without a dictionary"));
 }
 
-/// Unpacks a blob to exactly `plain_len` bytes; says what it found instead.
+/// Unpacks a blob to exactly `plain_len` bytes, filtered as they were packed; says what it found instead.
 ///
 /// # Errors
 /// What is wrong with the packed bytes.
-pub fn unpack(codec: Codec, packed: Vec<u8>, plain_len: u32) -> Result<Vec<u8>, String> {
+pub fn unpack(codec: Codec, packed: &[u8], plain_len: u32) -> Result<Vec<u8>, String> {
     let wanted = plain_len as usize; // at most BLOB_PLAIN_BYTES_MAX, checked by the directory
     let plain = match codec {
-        Codec::Stored => packed,
-        Codec::Zstd => DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        Codec::Stored => packed.to_vec(),
+        Codec::Zstd | Codec::FilteredZstd => DECOMPRESSOR.with_borrow_mut(|decompressor| {
             // The capacity is the bound: the library writes no further, and tells how far it came.
             let mut plain = Vec::with_capacity(wanted);
-            decompressor.decompress_to_buffer(&packed, &mut plain).map_err(|error| error.to_string())?;
+            decompressor.decompress_to_buffer(packed, &mut plain).map_err(|error| error.to_string())?;
             Ok::<_, String>(plain)
         })?,
     };
@@ -184,15 +240,15 @@ mod tests {
     #[test]
     fn what_is_packed_unpacks() {
         let mut packer = BlobPacker::new(ChunkKind::Data);
-        let text = b"likeness ".repeat(3000);
-        let noise: Vec<u8> = (0u32..3000).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+        let text = b"likeness ".repeat(7000);
+        let noise: Vec<u8> = (0u32..2000).flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
         for (content, codec) in [(text, Codec::Zstd), (noise, Codec::Stored)] {
-            assert!(packer.add(ChunkId([1; 32]), &content[..100]).unwrap().is_none());
-            assert!(packer.add(ChunkId([2; 32]), &content[100..]).unwrap().is_none());
+            assert!(packer.add(ChunkId([1; 20]), &content[..100]).unwrap().is_none());
+            assert!(packer.add(ChunkId([2; 20]), &content[100..]).unwrap().is_none());
             let blob = packer.take().unwrap().unwrap();
             assert_eq!(blob.codec, codec);
-            assert_eq!(blob.chunks, [(ChunkId([1; 32]), 100), (ChunkId([2; 32]), content.len() as u32 - 100)]);
-            assert_eq!(unpack(blob.codec, blob.bytes, blob.plain_len).unwrap(), content);
+            assert_eq!(blob.chunks, [(ChunkId([1; 20]), 100), (ChunkId([2; 20]), content.len() as u32 - 100)]);
+            assert_eq!(unpack(blob.codec, &blob.bytes, blob.plain_len).unwrap(), content);
         }
         assert!(packer.take().unwrap().is_none());
     }
@@ -201,20 +257,53 @@ mod tests {
     fn the_longest_chunk_after_an_almost_full_blob_stays_within_what_a_directory_accepts() {
         use crate::repo::pack::directory::{Directory, DirectoryBuilder};
         let mut packer = BlobPacker::new(ChunkKind::Data);
-        assert!(packer.add(ChunkId([1; 32]), &[1; DATA_BLOB_BYTES_TARGET - 1]).unwrap().is_none());
-        let blob = packer.add(ChunkId([2; 32]), &[2; CHUNK_BYTES_MAX]).unwrap().unwrap();
+        assert!(packer.add(ChunkId([1; 20]), &[1; BLOB_BYTES_TARGET - 1]).unwrap().is_none());
+        let blob = packer.add(ChunkId([2; 20]), &[2; CHUNK_BYTES_MAX]).unwrap().unwrap();
         let mut builder = DirectoryBuilder::default();
         builder.add(blob.bytes.len() as u32 + 16, blob.plain_len, blob.codec, &blob.chunks);
         assert!(Directory::decode(&builder.encode(), 64 << 20).is_ok());
     }
 
+    /// A chunk full of near calls.
+    fn code(len: usize) -> Vec<u8> {
+        let instruction = |place: usize| [0xe8, place as u8, (place >> 8) as u8, 0, 0, 0x90, 0x90, 0x90];
+        (0..len / 8).flat_map(instruction).collect()
+    }
+
+    #[test]
+    fn code_comes_into_blobs_of_its_own() {
+        let mut packer = BlobPacker::new(ChunkKind::Data);
+        let text = b"likeness ".repeat(100);
+        for number in 0..4 {
+            assert!(packer.add(ChunkId([number; 20]), &text).unwrap().is_none());
+            assert!(packer.add(ChunkId([number + 100; 20]), &code(4096)).unwrap().is_none());
+        }
+        let others = packer.take().unwrap().unwrap();
+        assert_eq!((others.codec, others.chunks.len(), others.plain_len), (Codec::Zstd, 4, 3600));
+        assert!(!packer.is_empty());
+        let blob = packer.take().unwrap().unwrap();
+        assert!(packer.is_empty() && packer.take().unwrap().is_none());
+        assert_eq!((blob.codec, blob.chunks.len(), blob.plain_len), (Codec::FilteredZstd, 4, 4 * 4096));
+        assert!(blob.chunks.iter().all(|(id, len)| id.0[0] >= 100 && *len == 4096));
+        let mut unpacked = unpack(blob.codec, &blob.bytes, blob.plain_len).unwrap();
+        for (number, chunk) in unpacked.chunks_mut(4096).enumerate() {
+            assert!(chunk != code(4096));
+            branch_filter::unfilter(chunk, 4096 * number as u32);
+            assert!(chunk == code(4096));
+        }
+        // Nothing of a map is code, whatever it looks like.
+        let mut packer = BlobPacker::new(ChunkKind::Map);
+        packer.add(ChunkId([3; 20]), &code(4096)).unwrap();
+        assert_eq!(packer.take().unwrap().unwrap().codec, Codec::Zstd);
+    }
+
     #[test]
     fn a_full_blob_is_given_back_and_a_wrong_length_is_refused() {
         let mut packer = BlobPacker::new(ChunkKind::Data);
-        let chunk = vec![7; DATA_BLOB_BYTES_TARGET];
-        let blob = packer.add(ChunkId([1; 32]), &chunk).unwrap().unwrap();
-        assert!(unpack(blob.codec, blob.bytes.clone(), blob.plain_len + 1).is_err());
-        assert!(unpack(blob.codec, blob.bytes.clone(), blob.plain_len - 1).is_err());
-        assert!(unpack(Codec::Stored, blob.bytes, blob.plain_len).is_err());
+        let chunk = vec![7; BLOB_BYTES_TARGET];
+        let blob = packer.add(ChunkId([1; 20]), &chunk).unwrap().unwrap();
+        assert!(unpack(blob.codec, &blob.bytes, blob.plain_len + 1).is_err());
+        assert!(unpack(blob.codec, &blob.bytes, blob.plain_len - 1).is_err());
+        assert!(unpack(Codec::Stored, &blob.bytes, blob.plain_len).is_err());
     }
 }

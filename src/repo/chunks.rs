@@ -22,7 +22,7 @@ const BLOB_CACHE_BYTES: u64 = 48 << 20;
 const PACK_CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of segment lists kept for further reads: of about 5 GiB of disks.
 const LIST_CACHE_BYTES: u64 = 24 << 20;
-/// Nodes kept, 32 KiB each: of 256 GiB of disks.
+/// Nodes kept, 20 KiB each: of 256 GiB of disks.
 const NODES_CACHED: usize = 64;
 /// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
 const FETCHES: usize = 5;
@@ -65,7 +65,7 @@ struct PackWeight;
 
 impl quick_cache::Weighter<PackRow, Arc<OpenPack>> for PackWeight {
     fn weight(&self, _: &PackRow, pack: &Arc<OpenPack>) -> u64 {
-        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<(u32, u32)>();
+        let entry = size_of::<(ChunkId, ChunkPlace)>() + size_of::<u64>();
         let blob = size_of::<directory::BlobEntry>() + size_of::<u32>();
         (pack.directory.chunks().len() * entry + pack.directory.blobs().len() * blob + 512) as u64
     }
@@ -107,7 +107,7 @@ impl Repository {
     pub fn find_chunk(&self, id: ChunkId) -> Result<Option<FoundChunk>, RepoError> {
         let Some(row) = self.index.find(id)? else { return Ok(None) };
         let Some(pack) = self.open_pack(row)? else { return Ok(None) };
-        // The index keeps half an id; only the directory's full one counts.
+        // The index keeps a part of the id; only the directory's full one counts.
         Ok(pack.directory.find(id).map(|place| FoundChunk { row, pack, place }))
     }
 

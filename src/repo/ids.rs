@@ -74,9 +74,9 @@ hex_id!(
     16
 );
 hex_id!(
-    /// Keyed BLAKE3 of a chunk's plain bytes.
+    /// The first 20 bytes of the keyed BLAKE3 of a chunk's plain bytes.
     ChunkId,
-    32
+    20
 );
 
 /// A text that is not the wanted number of lower-case hex digits.
@@ -87,8 +87,8 @@ pub struct NotHex {
 }
 
 impl ChunkId {
-    /// Stands in maps for "all zeros": no chunk has this id (a keyed BLAKE3 of 32 zero bytes is not to be found).
-    pub const ZERO: ChunkId = ChunkId([0; 32]);
+    /// Stands in maps for "all zeros": no chunk has this id (a keyed hash of zeros is not to be found).
+    pub const ZERO: ChunkId = ChunkId([0; 20]);
 }
 
 /// `N` bytes from the system's generator.

@@ -2,7 +2,7 @@
 //!
 //!     root: id of a node …  →  node: id of a segment list … (1024)  →  segment list: zero runs and chunks of 4 MiB
 //!
-//! An all-zero segment, node or disk has the id of 32 zero bytes and costs nothing. An unchanged segment is the same id
+//! An all-zero segment, node or disk has the id of zero bytes and costs nothing. An unchanged segment is the same id
 //! in the next backup's node. As ids are keyed hashes, the root proves the whole disk.
 //!
 //! Pure: bytes ⇄ lists. Layouts in docs/FORMAT.md, "Disk map".
@@ -12,7 +12,7 @@ use crate::chunker::SEGMENT_BYTES;
 
 /// Segments in a node: 4 GiB of the disk.
 pub const NODE_SEGMENTS: u64 = 1024;
-/// Largest disk: its root is then one chunk of 1 MiB.
+/// Largest disk: its root is then one chunk of 640 KiB.
 pub const DISK_BYTES_MAX: u64 = 32_768 * NODE_SEGMENTS * SEGMENT_BYTES as u64;
 /// Set in a list entry's length where a chunk id follows.
 const CHUNK_FLAG: u32 = 1 << 31;
@@ -72,8 +72,9 @@ pub fn decode_list(bytes: &[u8], segment_len: usize) -> Result<Vec<ListEntry>, B
             rest = after;
             continue;
         }
-        let (id, after) =
-            after.split_first_chunk::<32>().ok_or_else(|| BadMap("it ends inside a chunk id".to_owned()))?;
+        let (id, after) = after
+            .split_first_chunk::<{ ChunkId::LEN }>()
+            .ok_or_else(|| BadMap("it ends inside a chunk id".to_owned()))?;
         entries.push(ListEntry::Chunk(ChunkId(*id), len));
         rest = after;
     }
@@ -93,7 +94,7 @@ pub fn encode_ids(ids: &[ChunkId]) -> Vec<u8> {
 /// # Errors
 /// [`BadMap`].
 pub fn decode_ids(bytes: &[u8], count: u64) -> Result<Vec<ChunkId>, BadMap> {
-    let (ids, rest) = bytes.as_chunks::<32>();
+    let (ids, rest) = bytes.as_chunks::<{ ChunkId::LEN }>();
     if !rest.is_empty() || ids.len() as u64 != count {
         return Err(BadMap(format!("{} bytes instead of {count} ids", bytes.len())));
     }
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn lists_round_trip_and_must_cover_their_segment() {
-        let entries = [ListEntry::Zero(100), ListEntry::Chunk(ChunkId([1; 32]), 50), ListEntry::Zero(6)];
+        let entries = [ListEntry::Zero(100), ListEntry::Chunk(ChunkId([1; 20]), 50), ListEntry::Zero(6)];
         let mut list = Vec::new();
         entries.iter().for_each(|entry| push_entry(&mut list, *entry));
         assert_eq!(decode_list(&list, 156).unwrap(), entries);

@@ -67,7 +67,7 @@ mod tests {
     fn nodes_complete_in_any_order() {
         let shape = MapShape::new((NODE_SEGMENTS + 2) * SEGMENT_BYTES as u64).unwrap();
         let mut builder = MapBuilder::new(shape);
-        let id = |n: u64| ChunkId([(n % 251) as u8; 32]);
+        let id = |n: u64| ChunkId([(n % 251) as u8; 20]);
         assert!(builder.set_segment(NODE_SEGMENTS + 1, id(1)).is_none());
         assert_eq!(builder.set_segment(NODE_SEGMENTS, id(0)), Some((1, vec![id(0), id(1)])));
         builder.set_node(1, id(9));

@@ -3,7 +3,7 @@
 //! In here: opening and creating one, backups by name. Its rooms:
 //!
 //! - [`store`] where objects live · [`seal`], [`object`], [`text`] how objects are protected · [`keys`] who may open it
-//! - [`blob`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`],
+//! - [`blob`], [`branch_filter`], [`pack`] chunks → stored objects · [`parity`] packs that heal · [`index`] chunk → place · [`map`], [`manifest`],
 //!   [`brief`] what a backup is made of
 //! - [`intake`] the way in · [`chunks`], [`backup_disk`] the way out · [`session`] writers beside each other · [`gc`] what goes ·
 //!   [`seen`] what this host remembers, so that a store that went back in time is noticed
@@ -13,6 +13,7 @@
 
 pub mod backup_disk;
 pub mod blob;
+pub mod branch_filter;
 pub mod brief;
 pub mod chunks;
 pub mod config;
@@ -117,6 +118,7 @@ impl Repository {
         place: impl Fn(RepoId) -> IndexPlace,
     ) -> Result<Repository, RepoError> {
         let (mut config, mut config_hash) = Config::load(store.as_ref())?;
+        index::read_ahead(&place(config.repository)); // deriving the key takes its time
         let (masters, slot) = keys::unlock(store.as_ref(), &config_hash, secret).or_else(|error| {
             // The configuration may be that of another repository, put in the place of ours.
             let Ok(Some(other)) = Config::load_other(store.as_ref(), &config_hash) else { return Err(error) };

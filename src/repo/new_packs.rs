@@ -64,7 +64,7 @@ impl<'r> NewPacks<'r> {
     /// # Errors
     /// As [`NewPacks::add_chunk`].
     pub fn finish(mut self) -> Result<Vec<FinishedPack>, RepoError> {
-        if let Some(last) = self.loose.take()? {
+        while let Some(last) = self.loose.take()? {
             self.add_blob(last)?;
         }
         if let Some(last) = self.open.take() {

@@ -176,7 +176,8 @@ impl Keys {
             ChunkKind::Data => &self.data_ids,
             ChunkKind::Map => &self.map_ids,
         };
-        ChunkId(*blake3::keyed_hash(key, plain).as_bytes())
+        let hash = blake3::keyed_hash(key, plain);
+        ChunkId(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     }
 
     /// The chunker's gear table: 256 words of the BLAKE3 output stream keyed for this repository.

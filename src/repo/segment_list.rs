@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_byte_has_its_entry() {
-        let entries = vec![ListEntry::Zero(3), ListEntry::Chunk(ChunkId([1; 32]), 1), ListEntry::Zero(2)];
+        let entries = vec![ListEntry::Zero(3), ListEntry::Chunk(ChunkId([1; 20]), 1), ListEntry::Zero(2)];
         let list = SegmentList::new(entries);
         assert_eq!(list.covered(), 6);
         let found: Vec<_> = (0..6).map(|at| list.entry_at(at)).collect();

@@ -8,6 +8,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::branch_filter;
 use super::config::Config;
 use super::ids::{PackId, RepoId, from_hex, to_hex};
 use super::keys::{self, KeyFile, Secret};
@@ -72,6 +73,16 @@ fn ids_and_gear_table() {
     check("gear word 0", &format!("{:016x}", gear[0]));
     check("gear word 1", &format!("{:016x}", gear[1]));
     check("gear word 255", &format!("{:016x}", gear[255]));
+}
+
+#[test]
+fn branch_filter() {
+    let code = long_bytes("code at 4064");
+    let mut chunk = code.clone();
+    branch_filter::filter(&mut chunk, 4064);
+    check("code at 4064, filtered", &to_hex(&chunk));
+    branch_filter::unfilter(&mut chunk, 4064);
+    assert_eq!(chunk, code);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::units::{ByteLen, GuestOffset};
 /// How far ahead of a reader the disk is asked at most, and never further than the reader has come: who reads a small file
 /// will not read what lies behind it.
 const WINDOW_BYTES: u64 = 4 << 20;
-/// What one request ahead asks for: about one blob.
+/// What one request ahead asks for: a few blobs.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Readers told apart; the one that moved least lately makes room.
 const STREAMS: usize = 32;

@@ -435,16 +435,16 @@ fn objects() {
         seed("repo_key_slot", name, format!("\0{line}\n{words}\n{words}{}", &words[..32]).as_bytes());
     }
     seed("repo_key_file", "usual", KeyFile::generate("x").to_text().as_bytes());
-    seed("repo_manifest", "usual", MANIFEST.replace("ZERO", &"0".repeat(64)).as_bytes());
+    seed("repo_manifest", "usual", MANIFEST.replace("ZERO", &"0".repeat(40)).as_bytes());
     let mut list = vec![0x6a, 1, 0];
-    for entry in [ListEntry::Zero(100), ListEntry::Chunk(ChunkId([1; 32]), 256), ListEntry::Zero(6)] {
+    for entry in [ListEntry::Zero(100), ListEntry::Chunk(ChunkId([1; 20]), 256), ListEntry::Zero(6)] {
         push_entry(&mut list, entry);
     }
     seed("repo_map", "list", &list);
-    seed("repo_map", "node", &[&[2, 0, 0], &encode_ids(&[ChunkId([1; 32]), ChunkId([0; 32])])[..]].concat());
+    seed("repo_map", "node", &[&[2, 0, 0], &encode_ids(&[ChunkId([1; 20]), ChunkId([0; 20])])[..]].concat());
     let mut builder = DirectoryBuilder::default();
-    builder.add(116, 150, Codec::Zstd, &[(ChunkId([1; 32]), 100), (ChunkId([2; 32]), 50)]);
-    builder.add(216, 200, Codec::Stored, &[(ChunkId([3; 32]), 200)]);
+    builder.add(116, 150, Codec::Zstd, &[(ChunkId([1; 20]), 100), (ChunkId([2; 20]), 50)]);
+    builder.add(216, 200, Codec::Stored, &[(ChunkId([3; 20]), 200)]);
     let directory = builder.encode();
     seed("repo_pack_directory", "two-blobs", &[&1000u64.to_le_bytes(), &directory[..]].concat());
     let pack =
@@ -457,6 +457,8 @@ fn objects() {
     seed("repo_blob", "stored", b"\x05\0\0hello");
     let packed = zstd::bulk::compress(&b"likeness ".repeat(100), 3).unwrap();
     seed("repo_blob", "zstd", &[&[0x84, 3, 0], &packed[..]].concat());
+    let calls = [0xe8, 1, 2, 0, 0, 0x48, 0x8b, 0x05, 3, 4, 0, 0, 0x0f, 0x84, 5, 6, 0xff, 0xff].repeat(50);
+    seed("repo_branch_filter", "calls", &[&[0, 1, 0, 0], &calls[..]].concat());
 }
 
 const MANIFEST: &str = r#"{"version":1,"backup":"11111111111111111111111111111111","machine":"web1","identity":"name:web1",

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use abbild::chunker::SEGMENT_BYTES;
+use abbild::repo::branch_filter::looks_like_code;
 use abbild::repo::ids::{BackupId, ChunkId, ObjectId};
 use abbild::repo::index::IndexPlace;
 use abbild::repo::intake::{self, Intake, SegmentWriter, State};
@@ -100,6 +101,9 @@ fn small_disk() -> Content {
     let mut first = vec![0; SEGMENT_BYTES];
     first[512..512 + text.len()].copy_from_slice(&text);
     first[2 << 20..3 << 20].copy_from_slice(&noise(1 << 20, 1));
+    let code = code(1 << 19);
+    assert!(looks_like_code(&code), "or nothing of it is filtered");
+    first[3 << 20..(3 << 20) + code.len()].copy_from_slice(&code);
     let mut short_zeros = noise(SEGMENT_BYTES, 2);
     short_zeros[100_000..108_000].fill(0);
     short_zeros[1_000_000..1_100_000].fill(0);
@@ -113,6 +117,19 @@ fn small_disk() -> Content {
 fn wide_disk() -> Content {
     let segments = vec![(1, noise(SEGMENT_BYTES, 4)), (2 * NODE_SEGMENTS + 6, noise(512, 5))];
     Content { size: (2 * NODE_SEGMENTS + 6) * SEGMENT_BYTES as u64 + 512, segments }
+}
+
+/// Calls, jumps and reads of a few hundred places, near and far, with other bytes between them.
+fn code(len: usize) -> Vec<u8> {
+    let mut bytes = noise(len, 6);
+    for at in (0..len - 16).step_by(16) {
+        let opcode = [&[0xe8][..], &[0xe9], &[0x0f, 0x84], &[0x8d, 0x3d]][usize::from(bytes[at] % 4)];
+        let field = at + opcode.len();
+        let target = u32::from(bytes[at + 8]) << 12;
+        bytes[at..field].copy_from_slice(opcode);
+        bytes[field..field + 4].copy_from_slice(&target.wrapping_sub(field as u32 + 4).to_le_bytes());
+    }
+    bytes
 }
 
 fn noise(len: usize, seed: u8) -> Vec<u8> {

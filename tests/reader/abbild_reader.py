@@ -39,9 +39,10 @@ OBJECT_MAX, PACK_MAX = 256 << 20, 128 << 20
 BLOB_MAX, CHUNK_MAX, DISK_MAX = 1310720, 1 << 20, 1 << 47
 SEGMENT, NODE_SEGMENTS, STRIPE = 4 << 20, 1024, 1 << 20
 HEADER, TAG, LOCATOR = 80, 16, 32
+ID = 20
 DIRECTORY_PART, LOCATOR_PART = 2**64 - 2, 2**64 - 1
 KINDS = {"packs": (1, 2), "index": (3,), "manifests": (4,), "sessions": (5,), "generations": (6,)}
-ZERO_ID = bytes(32)
+ZERO_ID = bytes(ID)
 
 
 class Wrong(Exception):
@@ -215,7 +216,7 @@ class Keys:
         self.ids = {1: data_ids, 2: map_ids}  # by the kind of pack that holds such chunks
 
     def chunk_id(self, pack_kind, plain):
-        return blake3(plain, key=self.ids[pack_kind]).digest()
+        return blake3(plain, key=self.ids[pack_kind]).digest()[:ID]
 
 
 class Sealed:
@@ -255,20 +256,54 @@ def parse_directory(data, end):
     at, blob_at, blobs = 4, HEADER, []
     for _ in range(u32(data, 0)):
         sealed, plain, codec, count = u32(data, at), u32(data, at + 4), take(data, at + 8, 1)[0], u32(data, at + 9)
-        need(codec in (0, 1), f"directory: codec {codec} is not known")
+        need(codec in (0, 1, 2), f"directory: codec {codec} is not known")
         need(TAG <= sealed <= BLOB_MAX + TAG and plain <= BLOB_MAX, "directory: a blob beyond the limits")
         need(blob_at + sealed <= end, "directory: a blob leaves the pack")
         at, chunks, chunk_at = at + 13, [], 0
         for _ in range(count):
-            chunk_id, length = take(data, at, 32), u32(data, at + 32)
+            chunk_id, length = take(data, at, ID), u32(data, at + ID)
             need(0 < length <= min(CHUNK_MAX, plain - chunk_at), "directory: a chunk leaves its blob")
             chunks.append((chunk_id, chunk_at, length))
-            at, chunk_at = at + 36, chunk_at + length
+            at, chunk_at = at + ID + 4, chunk_at + length
         need(chunk_at == plain, "directory: chunks do not cover their blob")
         blobs.append((blob_at, sealed, plain, codec, chunks))
         blob_at += sealed
     need(at == len(data), "directory: bytes after its last blob")
     return blobs
+
+
+def converted(chunk, base, convert):
+    """Section 8.1.1: a chunk with the fields of its instructions converted."""
+    chunk, i = bytearray(chunk), 0
+    while i + 6 <= len(chunk):
+        first, second = chunk[i], chunk[i + 1]
+        if first & 0xFE == 0xE8:
+            field = i + 1
+        elif first == 0x0F and second & 0xF0 == 0x80:
+            field = i + 2
+        elif (first & 0xF9 == 0x89 or first & 0xFD == 0x39) and second & 0xC7 == 0x05:
+            field = i + 2
+        else:
+            i += 1
+            continue
+        if chunk[field + 3] in (0x00, 0xFF):
+            value = convert(u32(chunk, field), base + field + 4)
+            chunk[field : field + 4] = value.to_bytes(4, "little")
+        i = field + 4
+    return bytes(chunk)
+
+
+def near(value):
+    """S of section 8.1.1."""
+    value &= (1 << 25) - 1
+    return value | 0xFE000000 if value >> 24 else value
+
+
+def distance(target, behind):
+    """What was a target after filtering."""
+    if target == 0:
+        return 0
+    return near(target - behind) or near(-behind)
 
 
 class Pack:
@@ -301,11 +336,13 @@ class Pack:
             file.seek(at)
             packed = self.sealed.part(number, file.read(sealed), plain_len)
         what = f"{self.name}: blob {number}"
-        plain = unzstd(packed, plain_len, what) if codec == 1 else packed
+        plain = unzstd(packed, plain_len, what) if codec else packed
         need(len(plain) == plain_len, f"{what}: {len(plain)} plain bytes instead of {plain_len}")
         found = {}
         for chunk_id, chunk_at, length in chunks:
             chunk = plain[chunk_at : chunk_at + length]
+            if codec == 2:
+                chunk = converted(chunk, chunk_at, distance)
             need(self.keys.chunk_id(self.sealed.kind, chunk) == chunk_id, f"{what}: a chunk has another id")
             found[chunk_id] = chunk
         return found
@@ -367,8 +404,8 @@ class Repository:
         if chunk_id == ZERO_ID:
             return [ZERO_ID] * count
         data = self.chunk(chunk_id, 2, what)
-        need(len(data) == 32 * count, f"{what}: {len(data)} bytes instead of {count} ids")
-        return [data[at : at + 32] for at in range(0, len(data), 32)]
+        need(len(data) == ID * count, f"{what}: {len(data)} bytes instead of {count} ids")
+        return [data[at : at + ID] for at in range(0, len(data), ID)]
 
     def segment(self, list_id, length, what):
         """Section 9: the bytes of one segment; None for zeros."""
@@ -380,7 +417,7 @@ class Repository:
             run = word & 0x7FFFFFFF
             need(0 < run <= length - len(out), f"{what}: an entry leaves its segment")
             if word >> 31:
-                chunk, at = self.chunk(take(entries, at, 32), 1, what), at + 32
+                chunk, at = self.chunk(take(entries, at, ID), 1, what), at + ID
                 need(len(chunk) == run, f"{what}: a chunk has {len(chunk)} bytes instead of {run}")
                 out += chunk
             else:
@@ -405,7 +442,7 @@ class Repository:
     def extract_disk(self, manifest, number, target):
         disks = field(manifest, "disks", list)
         need(0 <= number < len(disks), f"the backup has {len(disks)} disks")
-        size, root = field(disks[number], "size", int), hex_bytes(field(disks[number], "root", str), 32)
+        size, root = field(disks[number], "size", int), hex_bytes(field(disks[number], "root", str), ID)
         need(0 <= size <= DISK_MAX, f"a disk of {size} bytes")
         segments, what = -(-size // SEGMENT), f"disk {number}"
         nodes = self.ids(root, -(-segments // NODE_SEGMENTS), f"{what}: root")
@@ -416,7 +453,7 @@ class Repository:
     def extract_file(self, manifest, name, target):
         record = next((one for one in field(manifest, "files", list) if field(one, "name", str) == name), None)
         need(record is not None, f"the backup has no file {name!r}")
-        size, lists = field(record, "len", int), [hex_bytes(one, 32) for one in field(record, "segments", list)]
+        size, lists = field(record, "len", int), [hex_bytes(one, ID) for one in field(record, "segments", list)]
         need(len(lists) == -(-size // SEGMENT), f"file {name!r}: {len(lists)} segments for {size} bytes")
         self.write_segments(lists, size, target, f"file {name!r}")
 

@@ -165,7 +165,7 @@ pub fn blob(input: &[u8]) {
     let Some((len, packed)) = input.split_first_chunk::<3>() else { return };
     let plain_len = u32::from_le_bytes([len[0], len[1], len[2], 0]).min(BLOB_PLAIN_BYTES_MAX as u32);
     for codec in [Codec::Stored, Codec::Zstd] {
-        match blob::unpack(codec, packed.to_vec(), plain_len) {
+        match blob::unpack(codec, packed, plain_len) {
             Ok(plain) => assert_eq!(plain.len(), plain_len as usize),
             Err(found) => is_short(&found),
         }

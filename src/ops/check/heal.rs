@@ -26,7 +26,7 @@ use crate::units::GuestOffset;
 const TWINS_MAX: usize = 8;
 /// Of these, how many are read whole, 4 GiB each, to compute a lost node.
 const TWINS_FOR_NODES: usize = 2;
-/// Parts of maps that are kept at hand: some 32 KiB each at most, but for roots.
+/// Parts of maps that are kept at hand: some 20 KiB each at most, but for roots.
 const MADE_KEPT: usize = 1024;
 /// Times that one list is tried: each backup that shares it has other twins.
 const TRIES_MAX: u8 = 3;

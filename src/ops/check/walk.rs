@@ -343,7 +343,7 @@ impl<'a> Walk<'a> {
     }
 
     fn is_perhaps_in_trash(&mut self, id: ChunkId) -> Result<bool, RepoError> {
-        let first = |id: &ChunkId| u64::from_le_bytes(*id.0.first_chunk().expect("an id has 32 bytes"));
+        let first = |id: &ChunkId| u64::from_le_bytes(*id.0.first_chunk().expect("an id has 20 bytes"));
         if self.trash.is_none() {
             let (store, keys) = (self.repository.store(), self.repository.keys());
             let mut known = HashSet::new();

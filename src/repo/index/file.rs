@@ -2,11 +2,16 @@
 //!
 //! Not in here: what the rows mean, and what is asked of them.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
+use rustix::fs::{Advice, fadvise};
 
 use super::{Index, IndexPlace, Opened, brief, sqlite};
 use crate::repo::error::RepoError;
@@ -15,7 +20,10 @@ use crate::repo::ids::RepoId;
 /// Oldest SQLite without the bug that corrupts a database when its write-ahead log is reset (fixed in 3.51.3).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Layout of the tables; another one is discarded and built anew.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
+const FILE_NAME: &str = "index.sqlite";
+/// An index of more bytes is not read ahead: that of a million chunks.
+const READ_AHEAD_BYTES_MAX: u64 = 64 << 20;
 /// SQLite's page cache: 16 MiB.
 const CACHE_KIB: i64 = 16 << 10;
 
@@ -31,7 +39,7 @@ pub(super) fn open_waiting(
         prepare(&connection, repository, busy).map_err(sqlite(&file))?;
         return Ok((Index { file, repository, folder: None, connection: Mutex::new(connection) }, Opened::Created));
     };
-    let path = folder.join("index.sqlite");
+    let path = folder.join(FILE_NAME);
     let file = path.display().to_string();
     let version = rusqlite::version_number();
     if version < SQLITE_VERSION_MIN {
@@ -73,6 +81,23 @@ pub(super) fn open_waiting(
             };
             Ok((index(connection), Opened::Discarded(why)))
         }
+    }
+}
+
+/// Has the kernel read a small index as a whole, while there is other work to do: rows lie all over the file, and each that is
+/// not in memory costs a read of its own.
+pub fn read_ahead(place: &IndexPlace) {
+    /// Never closed: that would end every lock that SQLite holds on the same file in this process.
+    static FILES: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
+    let IndexPlace::Folder(folder) = place else { return };
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Entry::Vacant(vacant) = files.entry(folder.join(FILE_NAME)) else { return };
+    let Ok(file) = File::open(vacant.key()) else { return };
+    let file = vacant.insert(file);
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    if let Some(len) = NonZeroU64::new(len).filter(|len| len.get() <= READ_AHEAD_BYTES_MAX) {
+        // Advice: without it everything takes longer, no more.
+        let _ = fadvise(&*file, 0, Some(len), Advice::WillNeed);
     }
 }
 

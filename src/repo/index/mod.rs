@@ -4,7 +4,7 @@
 //! present only if the pack's directory, whose checksum is verified on every load, lists its full id; packs count as
 //! present only once the store has listed them.
 //!
-//! Tables: `pack` has a row a pack with its directory; `chunk` maps the first half of an id to a pack's row; `segment`
+//! Tables: `pack` has a row a pack with its directory; `chunk` maps the first 16 bytes of an id to a pack's row; `segment`
 //! remembers which index segments were read. Rows are added for durable packs only, a pack in one transaction. A row
 //! number is never given twice, as what was read from a row is kept beyond the row's life. `named` says which packs the read
 //! segments name. `state` has the generation that the store was last listed in, and whether packs were dropped: a chunk of
@@ -29,6 +29,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub use brief::BriefRow;
 pub(super) use file::is_damage;
+pub use file::read_ahead;
 use file::{connect_anew, open_waiting, prepare};
 pub use segment::{decode_segment, encode_segment};
 
@@ -371,7 +372,7 @@ mod tests {
 
     fn pack(id: u8, chunks: &[u8]) -> (FinishedPack, Directory) {
         let mut builder = DirectoryBuilder::default();
-        let chunks: Vec<(ChunkId, u32)> = chunks.iter().map(|byte| (ChunkId([*byte; 32]), 10)).collect();
+        let chunks: Vec<(ChunkId, u32)> = chunks.iter().map(|byte| (ChunkId([*byte; 20]), 10)).collect();
         builder.add(100, 10 * chunks.len() as u32, Codec::Zstd, &chunks);
         let directory = builder.encode();
         let decoded = Directory::decode(&directory, 1000).unwrap();
@@ -392,13 +393,13 @@ mod tests {
         drop(index);
         let (index, opened) = Index::open(&place, repository).unwrap();
         assert_eq!(opened, Opened::Found);
-        let holder = |byte| index.find(ChunkId([byte; 32])).unwrap().map(|row| index.load(row).unwrap().unwrap().id);
+        let holder = |byte| index.find(ChunkId([byte; 20])).unwrap().map(|row| index.load(row).unwrap().unwrap().id);
         assert_eq!(holder(1), Some(a.id));
         assert_eq!(holder(3), Some(b.id));
         assert_eq!(holder(4), None);
         assert_eq!(index.pack_ids().unwrap().len(), 2);
         index.clear().unwrap();
-        assert_eq!(index.find(ChunkId([1; 32])).unwrap(), None);
+        assert_eq!(index.find(ChunkId([1; 20])).unwrap(), None);
     }
 
     #[test]
@@ -408,7 +409,7 @@ mod tests {
             let (index, _) = Index::open(&place, RepoId([1; 16])).unwrap();
             let row_of = |pack: &(FinishedPack, Directory), byte| {
                 index.add(&[(&pack.0, &pack.1)]).unwrap();
-                index.find(ChunkId([byte; 32])).unwrap().unwrap()
+                index.find(ChunkId([byte; 20])).unwrap().unwrap()
             };
             let old = row_of(&pack(1, &[1]), 1);
             index.recreate().unwrap();
@@ -444,7 +445,7 @@ mod tests {
         let (index, _) = Index::open(&IndexPlace::Memory, RepoId([1; 16])).unwrap();
         let (a, a_dir) = pack(1, &[1]);
         index.add(&[(&a, &a_dir)]).unwrap();
-        let row = index.find(ChunkId([1; 32])).unwrap().unwrap();
+        let row = index.find(ChunkId([1; 20])).unwrap().unwrap();
         assert!(index.load(row).unwrap().is_some());
         index.lock().execute("UPDATE pack SET len = len + 1", []).unwrap();
         assert!(index.load(row).unwrap().is_none());
@@ -455,11 +456,11 @@ mod tests {
         let (index, _) = Index::open(&IndexPlace::Memory, RepoId([1; 16])).unwrap();
         let ((a, a_dir), (b, b_dir)) = (pack(1, &[1]), pack(2, &[2]));
         index.add(&[(&a, &a_dir)]).unwrap();
-        let before = index.find(ChunkId([1; 32])).unwrap().unwrap();
+        let before = index.find(ChunkId([1; 20])).unwrap().unwrap();
         // As when another process has the index built anew, while this one keeps what it read from that row.
         index.clear().unwrap();
         index.add(&[(&b, &b_dir)]).unwrap();
-        assert_ne!(index.find(ChunkId([2; 32])).unwrap().unwrap(), before);
+        assert_ne!(index.find(ChunkId([2; 20])).unwrap().unwrap(), before);
     }
 
     #[test]

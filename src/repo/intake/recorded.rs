@@ -96,7 +96,7 @@ mod tests {
     }
 
     fn id_of(bytes: &[u8]) -> ChunkId {
-        ChunkId(*blake3::hash(bytes).as_bytes())
+        ChunkId(*blake3::hash(bytes).as_bytes().first_chunk().unwrap())
     }
 
     fn entry(piece: &Piece, bytes: &[u8]) -> ListEntry {

@@ -3,11 +3,9 @@
 //!
 //! Layout, little-endian (docs/FORMAT.md, "Pack directory"):
 //!
-//!     blob count 4 | per blob: sealed length 4 | plain length 4 | codec 1 | chunk count 4 | (chunk id 32 | length 4) …
+//!     blob count 4 | per blob: sealed length 4 | plain length 4 | codec 1 | chunk count 4 | (chunk id 20 | length 4) …
 //!
 //! Blobs lie one behind the other from byte 80 on, chunks one behind the other in their blob.
-
-use std::cmp::Ordering;
 
 use nom::Parser;
 use nom::bytes::take;
@@ -49,9 +47,13 @@ pub struct Directory {
     /// In the order in which they lie in the pack; `first_chunk[b]..first_chunk[b + 1]` are those of blob `b`.
     chunks: Vec<(ChunkId, ChunkPlace)>,
     first_chunk: Vec<u32>,
-    /// Positions in `chunks`, sorted by id, each after the first bytes of its id: a search stays in few cache lines.
-    by_id: Vec<(u32, u32)>,
+    /// Positions in `chunks`, sorted by id: a search stays in few cache lines.
+    by_id: Vec<IdAndPosition>,
 }
+
+/// The first four bytes of an id, and below them its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct IdAndPosition(u64);
 
 /// What is wrong with a directory.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +101,12 @@ impl Directory {
         let count = u32::try_from(directory.chunks.len()).map_err(|_| BadDirectory("too many chunks".to_owned()))?;
         directory.first_chunk.push(count);
         let chunks = &directory.chunks;
-        directory.by_id = (0..count).map(|position| (id_start(chunks[position as usize].0), position)).collect();
-        directory.by_id.sort_unstable_by(|a, b| order(chunks, *a, b.0, chunks[b.1 as usize].0));
+        directory.by_id =
+            (0..count).map(|position| IdAndPosition::new(chunks[position as usize].0, position)).collect();
+        directory.by_id.sort_unstable();
+        for alike in directory.by_id.chunk_by_mut(|a, b| a.id_start() == b.id_start()).filter(|alike| alike.len() > 1) {
+            alike.sort_unstable_by_key(|entry| chunks[entry.position()].0);
+        }
         Ok(directory)
     }
 
@@ -125,7 +131,7 @@ impl Directory {
         self.first_chunk.push(first);
         let mut chunk_at = 0u32;
         for (id, len) in raw.chunks {
-            let id = ChunkId(id.try_into().expect("the parser took 32 bytes"));
+            let id = ChunkId(id.try_into().expect("the parser took as many bytes"));
             let chunk_end = chunk_at.checked_add(len).filter(|end| *end <= raw.plain_len && len > 0);
             if len as usize > CHUNK_BYTES_MAX {
                 return Err(BadDirectory(format!("blob {blob}: a chunk of {len} bytes, more than allowed")));
@@ -176,19 +182,28 @@ impl Directory {
 
     /// Which of the pack's chunks `id` is, counted from 0 in the order in which they lie in it.
     pub fn position(&self, id: ChunkId) -> Option<usize> {
-        let found = self.by_id.binary_search_by(|entry| order(&self.chunks, *entry, id_start(id), id)).ok()?;
-        Some(self.by_id[found].1 as usize)
+        let start = IdAndPosition::new(id, 0).id_start();
+        let found = self.by_id.binary_search_by(|entry| {
+            entry.id_start().cmp(&start).then_with(|| self.chunks[entry.position()].0.cmp(&id))
+        });
+        Some(self.by_id[found.ok()?].position())
     }
 }
 
-/// How an entry of [`Directory::by_id`] compares with an id: nearly always their first bytes decide.
-fn order(chunks: &[(ChunkId, ChunkPlace)], (start, position): (u32, u32), other: u32, id: ChunkId) -> Ordering {
-    start.cmp(&other).then_with(|| chunks[position as usize].0.cmp(&id))
-}
+impl IdAndPosition {
+    fn new(id: ChunkId, position: u32) -> IdAndPosition {
+        let start = u32::from_be_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
+        IdAndPosition(u64::from(start) << 32 | u64::from(position))
+    }
 
-/// The first bytes of an id, as a number that sorts as they do.
-fn id_start(id: ChunkId) -> u32 {
-    u32::from_be_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
+    /// A number that sorts as ids do, and nearly always tells an id from all others of a pack.
+    fn id_start(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn position(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
 }
 
 /// Builds the bytes of a directory while a pack is being written.
@@ -244,7 +259,7 @@ mod tests {
         bytes.push(codec);
         bytes.extend((chunks.len() as u32).to_le_bytes());
         for (i, len) in chunks.iter().enumerate() {
-            bytes.extend([i as u8; 32]);
+            bytes.extend([i as u8; ChunkId::LEN]);
             bytes.extend(len.to_le_bytes());
         }
         bytes
@@ -253,14 +268,14 @@ mod tests {
     #[test]
     fn what_is_built_decodes() {
         let mut builder = DirectoryBuilder::default();
-        builder.add(100, 30, Codec::Zstd, &[(ChunkId([5; 32]), 10), (ChunkId([1; 32]), 20)]);
-        builder.add(50, 7, Codec::Stored, &[(ChunkId([3; 32]), 7)]);
+        builder.add(100, 30, Codec::Zstd, &[(ChunkId([5; 20]), 10), (ChunkId([1; 20]), 20)]);
+        builder.add(50, 7, Codec::Stored, &[(ChunkId([3; 20]), 7)]);
         let bytes = builder.encode();
         assert_eq!(bytes.len() as u64, builder.encoded_len());
         let directory = Directory::decode(&bytes, 230).unwrap();
         assert_eq!(directory.blobs()[1], BlobEntry { at: 180, sealed_len: 50, plain_len: 7, codec: Codec::Stored });
-        assert_eq!(directory.find(ChunkId([1; 32])), Some(ChunkPlace { blob: 0, at: 10, len: 20 }));
-        assert_eq!(directory.find(ChunkId([2; 32])), None);
+        assert_eq!(directory.find(ChunkId([1; 20])), Some(ChunkPlace { blob: 0, at: 10, len: 20 }));
+        assert_eq!(directory.find(ChunkId([2; 20])), None);
     }
 
     #[test]

@@ -3,22 +3,26 @@
 //! A random read wants one chunk of a blob; hashing its neighbours as well would cost more than hashing what was asked
 //! for. Nothing comes out unverified: the only way to the bytes is [`PlainBlob::chunk`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use super::ChunkPlace;
+use crate::repo::blob::Codec;
+use crate::repo::branch_filter;
 use crate::repo::error::RepoError;
 use crate::repo::ids::ChunkId;
 use crate::repo::seal::{ChunkKind, Keys};
 use crate::repo::store::ObjectName;
 
-/// The plain bytes of one blob.
+/// One blob, unpacked.
 pub struct PlainBlob {
     object: ObjectName,
     /// Where the blob lies in `object`, for errors.
     blob_at: u64,
     kind: ChunkKind,
-    plain: Vec<u8>,
-    /// In the order in which they lie in `plain`.
+    /// Its chunks, filtered if they were packed so.
+    unpacked: Vec<u8>,
+    is_filtered: bool,
+    /// In the order in which they lie in `unpacked`.
     chunks: Vec<PlainChunk>,
 }
 
@@ -26,24 +30,29 @@ struct PlainChunk {
     id: ChunkId,
     at: u32,
     len: u32,
-    is_verified: AtomicBool,
+    /// Set once it was verified: its bytes, if those in the blob are filtered.
+    verified: OnceLock<Option<Box<[u8]>>>,
 }
 
 impl PlainBlob {
-    /// `plain` is the blob at `blob_at` of `object`, and `chunks` what its directory says of it: ranges of `plain`, one
-    /// behind the other.
+    /// `unpacked` is the blob at `blob_at` of `object`, which was packed by `codec`, and `chunks` what its directory says of
+    /// it: ranges of `unpacked`, one behind the other.
     pub fn new(
         object: ObjectName,
         blob_at: u64,
         kind: ChunkKind,
-        plain: Vec<u8>,
+        codec: Codec,
+        unpacked: Vec<u8>,
         chunks: &[(ChunkId, ChunkPlace)],
     ) -> PlainBlob {
-        let chunk = |(id, place): &(ChunkId, ChunkPlace)| {
-            let is_verified = AtomicBool::new(false);
-            PlainChunk { id: *id, at: place.at, len: place.len, is_verified }
+        let chunk = |(id, place): &(ChunkId, ChunkPlace)| PlainChunk {
+            id: *id,
+            at: place.at,
+            len: place.len,
+            verified: OnceLock::new(),
         };
-        PlainBlob { object, blob_at, kind, plain, chunks: chunks.iter().map(chunk).collect() }
+        let is_filtered = codec == Codec::FilteredZstd;
+        PlainBlob { object, blob_at, kind, unpacked, is_filtered, chunks: chunks.iter().map(chunk).collect() }
     }
 
     /// The bytes of the chunk `id`, which begins at `at`. The id is verified.
@@ -65,15 +74,20 @@ impl PlainBlob {
         if chunk.id != id {
             return Err(damaged(format!("chunk {id}"), format!("chunk {}, by the directory", chunk.id)));
         }
-        let bytes = &self.plain[chunk.at as usize..(chunk.at + chunk.len) as usize];
-        if !chunk.is_verified.load(Ordering::Relaxed) {
-            let found = keys.chunk_id(self.kind, bytes);
-            if found != id {
-                return Err(damaged(format!("chunk {id}"), format!("chunk {found}")));
-            }
-            chunk.is_verified.store(true, Ordering::Relaxed);
+        let bytes = &self.unpacked[chunk.at as usize..(chunk.at + chunk.len) as usize];
+        if let Some(verified) = chunk.verified.get() {
+            return Ok(verified.as_deref().unwrap_or(bytes));
         }
-        Ok(bytes)
+        let unfiltered = self.is_filtered.then(|| {
+            let mut bytes: Box<[u8]> = bytes.into();
+            branch_filter::unfilter(&mut bytes, chunk.at);
+            bytes
+        });
+        let found = keys.chunk_id(self.kind, unfiltered.as_deref().unwrap_or(bytes));
+        if found != id {
+            return Err(damaged(format!("chunk {id}"), format!("chunk {found}")));
+        }
+        Ok(chunk.verified.get_or_init(|| unfiltered).as_deref().unwrap_or(bytes))
     }
 
     /// Verifies every chunk.
@@ -84,9 +98,10 @@ impl PlainBlob {
         self.chunks.iter().try_for_each(|chunk| self.chunk(keys, chunk.id, chunk.at).map(drop))
     }
 
-    /// Bytes it takes in memory, but for the struct itself.
+    /// Bytes that it takes in memory once all of it was read, but for the struct itself.
     pub fn weight(&self) -> usize {
-        self.plain.len() + self.chunks.len() * size_of::<PlainChunk>() + self.object.as_str().len()
+        let times = if self.is_filtered { 2 } else { 1 };
+        times * self.unpacked.len() + self.chunks.len() * size_of::<PlainChunk>() + self.object.as_str().len()
     }
 }
 
@@ -104,7 +119,7 @@ mod tests {
         let chunks = [(ids[0], place(0, 3)), (ids[1], place(3, 5))];
         let blob = |plain: &[u8]| {
             let name = ObjectName::new("packs/00/00").unwrap();
-            PlainBlob::new(name, 80, ChunkKind::Data, plain.to_vec(), &chunks)
+            PlainBlob::new(name, 80, ChunkKind::Data, Codec::Stored, plain.to_vec(), &chunks)
         };
         let sound = blob(b"oneother");
         assert_eq!(sound.chunk(&keys, ids[0], 0).unwrap(), b"one");

@@ -1,6 +1,8 @@
 //! Reading packs: the directory, one blob, a scrub without a key, a full verification with one. A pack in the store is
 //! untrusted: every length is checked before it is used, every byte before it is believed.
 
+use std::cell::RefCell;
+
 use super::directory::{BlobEntry, Directory};
 use super::plain::PlainBlob;
 use super::writer::FinishedPack;
@@ -16,6 +18,11 @@ use crate::repo::store::{ObjectName, ObjectStore};
 
 /// Bytes after the stripe hashes: trailer length, checksum, magic.
 const TRAILER_END_BYTES: usize = 4 + 32 + 8;
+
+thread_local! {
+    /// A blob as it is stored, for as long as it takes to unpack it: fresh memory would cost a fault for each page.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A pack whose blobs can be opened.
 pub struct OpenPack {
@@ -70,8 +77,9 @@ impl OpenPack {
         number: u32,
     ) -> Result<(PackedBlob, PlainBlob), RepoError> {
         let entry = self.blob(number)?;
-        let bytes = self.read_sealed(store, number, entry)?;
-        let plain = self.unpack(number, entry, bytes.clone())?;
+        let mut bytes = Vec::new();
+        self.read_sealed(store, number, entry, &mut bytes)?;
+        let plain = self.unpack(number, entry, &bytes)?;
         plain.verify(keys)?;
         let chunks = self.directory.chunks_of_blob(number).iter().map(|(id, place)| (*id, place.len)).collect();
         Ok((PackedBlob { codec: entry.codec, bytes, plain_len: entry.plain_len, chunks }, plain))
@@ -83,8 +91,10 @@ impl OpenPack {
     /// [`RepoError::Damaged`] naming object and offset; [`RepoError::Store`].
     pub fn read_blob(&self, store: &dyn ObjectStore, number: u32) -> Result<PlainBlob, RepoError> {
         let entry = self.blob(number)?;
-        let bytes = self.read_sealed(store, number, entry)?;
-        self.unpack(number, entry, bytes)
+        SEALED.with_borrow_mut(|bytes| {
+            self.read_sealed(store, number, entry, bytes)?;
+            self.unpack(number, entry, bytes)
+        })
     }
 
     fn blob(&self, number: u32) -> Result<BlobEntry, RepoError> {
@@ -97,15 +107,20 @@ impl OpenPack {
         })
     }
 
-    /// The packed bytes of blob `number`, decrypted.
-    fn read_sealed(&self, store: &dyn ObjectStore, number: u32, entry: BlobEntry) -> Result<Vec<u8>, RepoError> {
-        let mut bytes = vec![0; entry.sealed_len as usize]; // ≤ the pack's length, checked by the directory
-        store.read_range(&self.name, entry.at, &mut bytes)?;
-        self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut bytes)?;
-        Ok(bytes)
+    /// Reads the packed bytes of blob `number` into `bytes`, decrypted.
+    fn read_sealed(
+        &self,
+        store: &dyn ObjectStore,
+        number: u32,
+        entry: BlobEntry,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), RepoError> {
+        bytes.resize(entry.sealed_len as usize, 0); // bounded by the directory
+        store.read_range(&self.name, entry.at, bytes)?;
+        self.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, bytes)
     }
 
-    fn unpack(&self, number: u32, entry: BlobEntry, bytes: Vec<u8>) -> Result<PlainBlob, RepoError> {
+    fn unpack(&self, number: u32, entry: BlobEntry, bytes: &[u8]) -> Result<PlainBlob, RepoError> {
         let plain = unpack(entry.codec, bytes, entry.plain_len).map_err(|found| RepoError::Damaged {
             object: self.name.to_string(),
             field: "blob",
@@ -114,7 +129,7 @@ impl OpenPack {
             found,
         })?;
         let chunks = self.directory.chunks_of_blob(number);
-        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, plain, chunks))
+        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, entry.codec, plain, chunks))
     }
 }
 
@@ -240,11 +255,13 @@ pub fn verify_in(
     let pack = FinishedPack { id, kind, len, header, directory };
     let decoded = decode_directory(name.as_str(), &pack.directory, at)?;
     let open = OpenPack { id, name, cipher, chunk_kind: ChunkKind::in_pack(kind), directory: decoded };
+    let mut blob = Vec::new();
     for (number, entry) in open.directory.blobs().iter().enumerate() {
         let number = u32::try_from(number).expect("the directory counts in 32 bits");
-        let mut blob = bytes[range(entry.at, u64::from(entry.sealed_len))].to_vec();
+        blob.clear();
+        blob.extend_from_slice(&bytes[range(entry.at, u64::from(entry.sealed_len))]);
         open.cipher.open_part(u64::from(number), u64::from(entry.plain_len), entry.at, &mut blob)?;
-        open.unpack(number, *entry, blob)?.verify(keys)?;
+        open.unpack(number, *entry, &blob)?.verify(keys)?;
     }
     Ok(pack)
 }

@@ -22,8 +22,9 @@ use log::Log;
 use server::Server;
 use shown::Folder;
 
-/// Threads that answer the kernel: waiting ones cost little, and a reader must not wait for another's blob.
-const THREADS: usize = 8;
+/// Fewest and most threads that answer the kernel, two for each core: a reader must not wait for another's blob, and each
+/// answers the quicker the more it has to do.
+const THREADS: (usize, usize) = (4, 16);
 
 /// How a mount is made.
 pub struct MountOptions {
@@ -59,7 +60,8 @@ pub fn mount(root: Arc<dyn Folder>, folder: &Path, options: &MountOptions, log: 
         config.acl = SessionACL::All;
         config.mount_options.push(MountOption::DefaultPermissions);
     }
-    config.n_threads = Some(THREADS);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.n_threads = Some((2 * cores).clamp(THREADS.0, THREADS.1));
     config.clone_fd = true;
     let owner = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
     Session::new(Server::new(root, owner, log), folder, &config).map(|session| Mounted { session })
