@@ -14,9 +14,9 @@ use super::ids::ChunkId;
 use super::seal::ChunkKind;
 
 /// Chunks are gathered until a blob holds this many plain bytes: a random read unpacks a whole blob, so this trades stored
-/// size against the latency of a mount. With 256 KiB, four guests take 2.9 % less, and half as many reads a second are
-/// answered (docs/BENCHMARKS.md). Parts of maps are nearly random numbers: longer blobs store nothing less of them.
-pub const BLOB_BYTES_TARGET: usize = 64 << 10;
+/// size against the latency of a mount. With 256 KiB, four guests take 2 % less, and a read takes 1.7 times as long
+/// (docs/BENCHMARKS.md).
+pub const BLOB_BYTES_TARGET: usize = 96 << 10;
 /// No chunk, of data or of a map, is longer.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// No blob holds more plain bytes (docs/FORMAT.md, section 8.1): what reading one chunk can cost at most. A blob is closed

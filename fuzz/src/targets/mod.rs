@@ -65,5 +65,6 @@ pub const TARGETS: &[(&str, Judge)] = &[
     ("repo_pack_directory", |input| objects::pack_directory(input)),
     ("repo_index_segment", |input| objects::index_segment(input)),
     ("repo_blob", |input| objects::blob(input)),
+    ("repo_branch_filter", |input| objects::branch_filter(input)),
     ("parity_record", |input| recovery::record(input)),
 ];

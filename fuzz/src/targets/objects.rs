@@ -3,6 +3,7 @@
 //! all the same.
 
 use abbild::repo::blob::{self, BLOB_PLAIN_BYTES_MAX, Codec};
+use abbild::repo::branch_filter;
 use abbild::repo::config::{self, Config};
 use abbild::repo::ids::ObjectId;
 use abbild::repo::index::{decode_segment, encode_segment};
@@ -164,12 +165,25 @@ pub fn index_segment(input: &[u8]) {
 pub fn blob(input: &[u8]) {
     let Some((len, packed)) = input.split_first_chunk::<3>() else { return };
     let plain_len = u32::from_le_bytes([len[0], len[1], len[2], 0]).min(BLOB_PLAIN_BYTES_MAX as u32);
-    for codec in [Codec::Stored, Codec::Zstd] {
+    for codec in [Codec::Stored, Codec::Zstd, Codec::FilteredZstd] {
         match blob::unpack(codec, packed, plain_len) {
             Ok(plain) => assert_eq!(plain.len(), plain_len as usize),
             Err(found) => is_short(&found),
         }
     }
+}
+
+/// A chunk that goes through the branch filter and back, after its place in the blob (4 bytes).
+pub fn branch_filter(input: &[u8]) {
+    let Some((base, chunk)) = input.split_first_chunk::<4>() else { return };
+    let base = u32::from_le_bytes(*base);
+    let mut filtered = chunk.to_vec();
+    branch_filter::filter(&mut filtered, base);
+    branch_filter::unfilter(&mut filtered, base);
+    assert_eq!(filtered, chunk, "what was filtered comes back");
+    branch_filter::unfilter(&mut filtered, base);
+    branch_filter::filter(&mut filtered, base);
+    assert_eq!(filtered, chunk, "so does what was unfiltered");
 }
 
 /// The rest of `input` as it is, or (the first byte is even) its lines under a right checksum.

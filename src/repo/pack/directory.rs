@@ -9,7 +9,6 @@
 
 use nom::Parser;
 use nom::bytes::take;
-use nom::multi::length_count;
 use nom::number::complete::{le_u8, le_u32};
 
 use crate::repo::blob::{BLOB_PLAIN_BYTES_MAX, CHUNK_BYTES_MAX, Codec};
@@ -65,19 +64,19 @@ struct RawBlob<'a> {
     sealed_len: u32,
     plain_len: u32,
     codec: u8,
-    chunks: Vec<(&'a [u8], u32)>,
+    /// Of each an id and a length.
+    chunks: &'a [[u8; ENTRY_BYTES]],
 }
+
+/// A chunk as the directory lists it.
+const ENTRY_BYTES: usize = ChunkId::LEN + 4;
 
 type Parsed<'a, T> = nom::IResult<&'a [u8], T>;
 
-fn raw_chunk(input: &[u8]) -> Parsed<'_, (&[u8], u32)> {
-    (take(ChunkId::LEN), le_u32).parse(input)
-}
-
 fn raw_blob(input: &[u8]) -> Parsed<'_, RawBlob<'_>> {
-    let (rest, (sealed_len, plain_len, codec, chunks)) =
-        (le_u32, le_u32, le_u8, length_count(le_u32, raw_chunk)).parse(input)?;
-    Ok((rest, RawBlob { sealed_len, plain_len, codec, chunks }))
+    let (rest, (sealed_len, plain_len, codec, count)) = (le_u32, le_u32, le_u8, le_u32).parse(input)?;
+    let (rest, entries) = take((count as usize).saturating_mul(ENTRY_BYTES)).parse(rest)?;
+    Ok((rest, RawBlob { sealed_len, plain_len, codec, chunks: entries.as_chunks().0 }))
 }
 
 impl Directory {
@@ -86,17 +85,17 @@ impl Directory {
     /// # Errors
     /// [`BadDirectory`] with what does not add up.
     pub fn decode(bytes: &[u8], body_len: u64) -> Result<Directory, BadDirectory> {
-        let (rest, raw) = length_count(le_u32, raw_blob)
-            .parse(bytes)
-            .map_err(|_: nom::Err<nom::error::Error<&[u8]>>| BadDirectory("it ends early".to_owned()))?;
+        let ends_early = |_: nom::Err<nom::error::Error<&[u8]>>| BadDirectory("it ends early".to_owned());
+        let (mut rest, blobs) = le_u32(bytes).map_err(ends_early)?;
+        let mut directory = Directory { chunks: Vec::with_capacity(bytes.len() / ENTRY_BYTES), ..Directory::default() };
+        let mut at = HEADER_BYTES as u64;
+        for number in 0..blobs {
+            let (behind, raw) = raw_blob(rest).map_err(ends_early)?;
+            directory.add_raw(number, &mut at, &raw, body_len)?;
+            rest = behind;
+        }
         if !rest.is_empty() {
             return Err(BadDirectory(format!("{} bytes follow its last blob", rest.len())));
-        }
-        let mut directory = Directory::default();
-        let mut at = HEADER_BYTES as u64;
-        for (number, raw) in raw.into_iter().enumerate() {
-            let number = u32::try_from(number).map_err(|_| BadDirectory("too many blobs".to_owned()))?;
-            directory.add_raw(number, &mut at, raw, body_len)?;
         }
         let count = u32::try_from(directory.chunks.len()).map_err(|_| BadDirectory("too many chunks".to_owned()))?;
         directory.first_chunk.push(count);
@@ -110,7 +109,7 @@ impl Directory {
         Ok(directory)
     }
 
-    fn add_raw(&mut self, blob: u32, at: &mut u64, raw: RawBlob<'_>, body_len: u64) -> Result<(), BadDirectory> {
+    fn add_raw(&mut self, blob: u32, at: &mut u64, raw: &RawBlob<'_>, body_len: u64) -> Result<(), BadDirectory> {
         let codec = Codec::from_byte(raw.codec)
             .ok_or_else(|| BadDirectory(format!("blob {blob}: unknown codec {}", raw.codec)))?;
         if raw.plain_len as usize > BLOB_PLAIN_BYTES_MAX {
@@ -130,8 +129,9 @@ impl Directory {
         let first = u32::try_from(self.chunks.len()).map_err(|_| BadDirectory("too many chunks".to_owned()))?;
         self.first_chunk.push(first);
         let mut chunk_at = 0u32;
-        for (id, len) in raw.chunks {
-            let id = ChunkId(id.try_into().expect("the parser took as many bytes"));
+        for entry in raw.chunks {
+            let (id, len) = entry.split_first_chunk().expect("an entry has an id and a length");
+            let (id, len) = (ChunkId(*id), u32::from_le_bytes(len.try_into().expect("a length has four bytes")));
             let chunk_end = chunk_at.checked_add(len).filter(|end| *end <= raw.plain_len && len > 0);
             if len as usize > CHUNK_BYTES_MAX {
                 return Err(BadDirectory(format!("blob {blob}: a chunk of {len} bytes, more than allowed")));
