@@ -118,11 +118,7 @@ impl BlobPacker {
         let gathered = if is_code { &mut self.code } else { &mut self.others };
         gathered.plain.extend_from_slice(chunk);
         gathered.chunks.push((id, len));
-        match (gathered.plain.len() >= BLOB_BYTES_TARGET, is_code) {
-            (false, _) => Ok(None),
-            (true, true) => self.pack_code().map(Some),
-            (true, false) => self.pack_others().map(Some),
-        }
+        if gathered.plain.len() >= BLOB_BYTES_TARGET { self.pack(is_code).map(Some) } else { Ok(None) }
     }
 
     /// Whether nothing has been gathered.
@@ -135,46 +131,34 @@ impl BlobPacker {
     /// # Errors
     /// [`RepoError::BlobNotReproduced`] if unpacking gave other bytes.
     pub fn take(&mut self) -> Result<Option<PackedBlob>, RepoError> {
-        if !self.others.chunks.is_empty() {
-            self.pack_others().map(Some)
-        } else if !self.code.chunks.is_empty() {
-            self.pack_code().map(Some)
+        if self.is_empty() { Ok(None) } else { self.pack(self.others.chunks.is_empty()).map(Some) }
+    }
+
+    fn pack(&mut self, is_code: bool) -> Result<PackedBlob, RepoError> {
+        let gathered = if is_code { &mut self.code } else { &mut self.others };
+        let (codec, input) = if is_code {
+            self.filtered.clone_from(&gathered.plain);
+            gathered.for_each_chunk(&mut self.filtered, branch_filter::filter);
+            (Codec::FilteredZstd, &self.filtered)
         } else {
-            Ok(None)
+            (Codec::Zstd, &gathered.plain)
+        };
+        let packed = self.compressor.compress(input).expect("the bound of the output is reserved by the library");
+        if packed.len() >= input.len() {
+            let plain = gathered.plain.clone();
+            return Ok(gathered.packed(Codec::Stored, plain));
         }
-    }
-
-    fn pack_others(&mut self) -> Result<PackedBlob, RepoError> {
-        let plain = &self.others.plain;
-        let packed = self.compressor.compress(plain).expect("the bound of the output is reserved by the library");
-        if packed.len() >= plain.len() {
-            return Ok(self.others.packed(Codec::Stored, plain.clone()));
+        self.unpacked.resize(input.len(), 0);
+        let unpacked = self.decompressor.decompress_to_buffer(&packed, self.unpacked.as_mut_slice());
+        if is_code {
+            gathered.for_each_chunk(&mut self.unpacked, branch_filter::unfilter);
         }
-        let is_same = self.unpack(&packed, self.others.plain.len()) && self.unpacked == self.others.plain;
-        self.others.verified(Codec::Zstd, packed, is_same)
-    }
-
-    fn pack_code(&mut self) -> Result<PackedBlob, RepoError> {
-        self.filtered.clear();
-        self.filtered.extend_from_slice(&self.code.plain);
-        self.code.for_each_chunk(&mut self.filtered, branch_filter::filter);
-        let packed =
-            self.compressor.compress(&self.filtered).expect("the bound of the output is reserved by the library");
-        if packed.len() >= self.filtered.len() {
-            let plain = self.code.plain.clone();
-            return Ok(self.code.packed(Codec::Stored, plain));
+        let plain_bytes = gathered.plain.len();
+        if unpacked.is_ok_and(|len| len == plain_bytes) && self.unpacked == gathered.plain {
+            Ok(gathered.packed(codec, packed))
+        } else {
+            Err(RepoError::BlobNotReproduced { plain_bytes })
         }
-        let is_unpacked = self.unpack(&packed, self.filtered.len());
-        self.code.for_each_chunk(&mut self.unpacked, branch_filter::unfilter);
-        let is_same = is_unpacked && self.unpacked == self.code.plain;
-        self.code.verified(Codec::FilteredZstd, packed, is_same)
-    }
-
-    /// Unpacks into `self.unpacked`; whether that gave `len` bytes.
-    fn unpack(&mut self, packed: &[u8], len: usize) -> bool {
-        self.unpacked.resize(len, 0);
-        let unpacked = self.decompressor.decompress_to_buffer(packed, self.unpacked.as_mut_slice());
-        unpacked.is_ok_and(|found| found == len)
     }
 }
 
@@ -186,11 +170,6 @@ impl Gathered {
             what(&mut bytes[at as usize..(at + len) as usize], at);
             at += len;
         }
-    }
-
-    fn verified(&mut self, codec: Codec, bytes: Vec<u8>, is_same: bool) -> Result<PackedBlob, RepoError> {
-        let plain_bytes = self.plain.len();
-        if is_same { Ok(self.packed(codec, bytes)) } else { Err(RepoError::BlobNotReproduced { plain_bytes }) }
     }
 
     /// The blob of what was gathered, which begins anew.

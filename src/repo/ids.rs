@@ -88,7 +88,7 @@ pub struct NotHex {
 
 impl ChunkId {
     /// Stands in maps for "all zeros": no chunk has this id (a keyed hash of zeros is not to be found).
-    pub const ZERO: ChunkId = ChunkId([0; 20]);
+    pub const ZERO: ChunkId = ChunkId([0; ChunkId::LEN]);
 }
 
 /// `N` bytes from the system's generator.

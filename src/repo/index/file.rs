@@ -21,7 +21,7 @@ use crate::repo::ids::RepoId;
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Layout of the tables; another one is discarded and built anew.
 const SCHEMA: i64 = 5;
-const FILE_NAME: &str = "index.sqlite";
+pub(super) const FILE_NAME: &str = "index.sqlite";
 /// An index of more bytes is not read ahead: that of a million chunks.
 const READ_AHEAD_BYTES_MAX: u64 = 64 << 20;
 /// SQLite's page cache: 16 MiB.

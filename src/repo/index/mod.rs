@@ -30,7 +30,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 pub use brief::BriefRow;
 pub(super) use file::is_damage;
 pub use file::read_ahead;
-use file::{connect_anew, open_waiting, prepare};
+use file::{FILE_NAME, connect_anew, open_waiting, prepare};
 pub use segment::{decode_segment, encode_segment};
 
 use super::error::RepoError;
@@ -120,7 +120,7 @@ impl Index {
             // Closed before its file goes.
             *connection = Connection::open_in_memory().map_err(sqlite(&self.file))?;
             match &self.folder {
-                Some(folder) => *connection = connect_anew(&folder.join("index.sqlite"), self.repository, BUSY)?,
+                Some(folder) => *connection = connect_anew(&folder.join(FILE_NAME), self.repository, BUSY)?,
                 None => prepare(&connection, self.repository, BUSY).map_err(sqlite(&self.file))?,
             }
             // Somebody may still hold a row of the old one: none of the new may pass for it.

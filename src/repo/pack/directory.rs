@@ -68,6 +68,8 @@ struct RawBlob<'a> {
     chunks: &'a [[u8; ENTRY_BYTES]],
 }
 
+/// What the directory says of a blob before its chunks.
+const BLOB_BYTES: usize = 4 + 4 + 1 + 4;
 /// A chunk as the directory lists it.
 const ENTRY_BYTES: usize = ChunkId::LEN + 4;
 
@@ -236,6 +238,11 @@ impl DirectoryBuilder {
     /// Length of the encoded directory, in bytes.
     pub fn encoded_len(&self) -> u64 {
         4 + self.entries.len() as u64
+    }
+
+    /// The same, once a blob of so many chunks was added.
+    pub fn encoded_len_with(&self, chunks: usize) -> u64 {
+        self.encoded_len() + (BLOB_BYTES + ENTRY_BYTES * chunks) as u64
     }
 
     /// The encoded directory.

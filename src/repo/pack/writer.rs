@@ -8,7 +8,7 @@ use super::{
 };
 use crate::repo::blob::PackedBlob;
 use crate::repo::error::RepoError;
-use crate::repo::ids::{ChunkId, PackId, random};
+use crate::repo::ids::{PackId, random};
 use crate::repo::object::padded_len;
 use crate::repo::parity::{self, Share};
 use crate::repo::seal::{HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
@@ -87,7 +87,7 @@ impl<'s> PackWriter<'s> {
 
     /// Whether the pack stays within its length with `blob` added. The first blob always fits.
     pub fn fits(&self, blob: &PackedBlob) -> bool {
-        let directory = self.directory.encoded_len() + 13 + (ChunkId::LEN + 4) as u64 * blob.chunks.len() as u64;
+        let directory = self.directory.encoded_len_with(blob.chunks.len());
         let body = self.body_len + (blob.bytes.len() + 2 * TAG_BYTES) as u64 + directory;
         self.directory.blobs() == 0 || body + trailer_len(body) <= PACK_BYTES_TARGET
     }
