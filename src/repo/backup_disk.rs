@@ -1,18 +1,25 @@
 //! A disk as a backup recorded it: the repository's [`Disk`]. Reads are verified down to the chunk ids.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Repository;
+use super::chunks::{Keep, LIST_BYTES_AHEAD, PACKS_AHEAD};
 use super::error::RepoError;
 use super::ids::ChunkId;
+use super::index::PackRow;
 use super::manifest::Manifest;
-use super::map::{ListEntry, MapShape, decode_ids, decode_list};
+use super::map::{ListEntry, MapShape, NODE_SEGMENTS, decode_ids, decode_list};
 use super::pack::PlainBlob;
 use super::seal::ChunkKind;
 use super::segment_list::SegmentList;
 use crate::chunker::{SEGMENT_BYTES, is_zero};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::units::{ByteLen, GuestOffset};
+
+/// Segments read lately that are remembered: those of a few readers, or of one who goes to and fro.
+const SEGMENTS_REMEMBERED: usize = 8;
 
 /// One disk of a backup.
 pub struct BackupDisk {
@@ -21,6 +28,7 @@ pub struct BackupDisk {
     title: String,
     shape: MapShape,
     nodes: Vec<ChunkId>,
+    read_lately: ReadLately,
 }
 
 impl BackupDisk {
@@ -49,7 +57,7 @@ impl BackupDisk {
             let root = repository.read_chunk(record.root, &|| title.clone())?;
             decode_ids(&root, shape.nodes()).map_err(|error| damaged(error.to_string()))?
         };
-        Ok(BackupDisk { repository, title, shape, nodes })
+        Ok(BackupDisk { repository, title, shape, nodes, read_lately: ReadLately::new() })
     }
 
     /// How the disk is divided.
@@ -85,7 +93,6 @@ impl BackupDisk {
     /// # Errors
     /// As [`BackupDisk::node`].
     pub fn list_id(&self, segment: u64) -> Result<ChunkId, RepoError> {
-        use super::map::NODE_SEGMENTS;
         let node = self.node(segment / NODE_SEGMENTS)?;
         Ok(node[usize::try_from(segment % NODE_SEGMENTS).expect("below 1024")])
     }
@@ -119,6 +126,37 @@ impl BackupDisk {
         }
     }
 
+    /// Looks up what scattered reads must look up first: lists from the disk's beginning on, as many as are kept, and the
+    /// packs of their first chunks. Ends at the first fault, which is left to whoever reads there.
+    pub fn prepare(&self, is_wanted: &dyn Fn() -> bool) {
+        let mut room = LIST_BYTES_AHEAD;
+        let mut packs = BTreeSet::new();
+        for node in (0..self.shape.nodes()).filter(|node| self.nodes[*node as usize] != ChunkId::ZERO) {
+            let Ok(ids) = self.node(node) else { return };
+            for (segment, _) in (node * NODE_SEGMENTS..).zip(ids.iter()).filter(|(_, id)| **id != ChunkId::ZERO) {
+                let Some(list) = self.list(segment).ok().filter(|_| is_wanted()) else { return };
+                let Some(left) = room.checked_sub(list.weight()) else { return };
+                room = left;
+                if packs.len() < PACKS_AHEAD {
+                    packs.extend(self.find_first_chunk(&list));
+                }
+            }
+        }
+    }
+
+    /// The pack of a list's first chunk, which the list remembers.
+    fn find_first_chunk(&self, list: &SegmentList) -> Option<PackRow> {
+        let (number, id, len) = list.entries().iter().enumerate().find_map(|(number, entry)| match entry {
+            ListEntry::Chunk(id, len) => Some((number, *id, *len)),
+            ListEntry::Zero(_) => None,
+        })?;
+        let found = self.repository.find_chunk(id).ok()??;
+        if found.place.len == len {
+            list.remember(number, found.row, found.place);
+        }
+        Some(found.row)
+    }
+
     /// Fills `buf` with the bytes of `segment` from `skip` on.
     ///
     /// # Errors
@@ -129,6 +167,8 @@ impl BackupDisk {
         }
         let list = self.list(segment)?;
         let (mut number, mut range) = list.entry_at(skip);
+        let is_near = self.read_lately.note(segment);
+        let keep = if is_near || range.end - skip < buf.len() { Keep::Blob } else { Keep::Chunk };
         let mut filled = 0;
         loop {
             let from = skip + filled;
@@ -137,7 +177,7 @@ impl BackupDisk {
             match list.entries()[number] {
                 ListEntry::Zero(_) => target.fill(0),
                 ListEntry::Chunk(id, _) => {
-                    let (blob, at) = self.blob_of(&list, number, id)?;
+                    let (blob, at) = self.blob_of(&list, number, id, keep)?;
                     let chunk = blob.chunk(self.repository.keys(), id, at)?;
                     let skipped = from - range.start;
                     target.copy_from_slice(&chunk[skipped..skipped + len]);
@@ -176,9 +216,15 @@ impl BackupDisk {
 
     /// The blob that holds the chunk of entry `number`, and where the chunk begins in it. Neighbours mostly lie in one
     /// pack: the one found last is asked before the index is.
-    fn blob_of(&self, list: &SegmentList, number: usize, id: ChunkId) -> Result<(Arc<PlainBlob>, u32), RepoError> {
+    fn blob_of(
+        &self,
+        list: &SegmentList,
+        number: usize,
+        id: ChunkId,
+        keep: Keep,
+    ) -> Result<(Arc<PlainBlob>, u32), RepoError> {
         if let Some((row, place)) = list.place(number)
-            && let Some(blob) = self.repository.blob_at(row, place.blob)?
+            && let Some(blob) = self.repository.blob_at(row, place, keep)?
         {
             return Ok((blob, place.at));
         }
@@ -187,11 +233,11 @@ impl BackupDisk {
             None => None,
         };
         // If it is damaged there, the index may know a sound copy elsewhere; if not, the same error comes again.
-        let blob = near_by.and_then(|(row, place)| self.repository.blob_at(row, place.blob).ok().flatten());
+        let blob = near_by.and_then(|(row, place)| self.repository.blob_at(row, place, keep).ok().flatten());
         let (row, place, blob) = match (near_by, blob) {
             (Some((row, place)), Some(blob)) => (row, place, blob),
             _ => {
-                let (found, blob) = self.repository.fetch(id, &|| self.title.clone())?;
+                let (found, blob) = self.repository.fetch(id, keep, &|| self.title.clone())?;
                 (found.row, found.place, blob)
             }
         };
@@ -201,6 +247,29 @@ impl BackupDisk {
         }
         list.remember(number, row, place);
         Ok((blob, place.at))
+    }
+}
+
+/// Where a disk was read lately: a read near by is probably one of many.
+struct ReadLately {
+    /// Numbers of segments; `u64::MAX`, which none has and none is near to, before that.
+    segments: [AtomicU64; SEGMENTS_REMEMBERED],
+    next: AtomicUsize,
+}
+
+impl ReadLately {
+    fn new() -> ReadLately {
+        ReadLately { segments: [const { AtomicU64::new(u64::MAX) }; SEGMENTS_REMEMBERED], next: AtomicUsize::new(0) }
+    }
+
+    /// Notes a read of `segment`; whether it is one of those read lately, or beside one.
+    fn note(&self, segment: u64) -> bool {
+        let nearest = self.segments.iter().map(|known| known.load(Ordering::Relaxed).abs_diff(segment)).min();
+        if nearest != Some(0) {
+            let next = self.next.fetch_add(1, Ordering::Relaxed) % SEGMENTS_REMEMBERED;
+            self.segments[next].store(segment, Ordering::Relaxed);
+        }
+        nearest.is_some_and(|distance| distance <= 1)
     }
 }
 
@@ -229,8 +298,8 @@ impl Disk for BackupDisk {
         let left = check_inside(self.size(), at)?;
         let segment_bytes = SEGMENT_BYTES as u64;
         let (segment, skip) = (at.0 / segment_bytes, at.0 % segment_bytes);
-        if self.nodes[usize::try_from(segment / super::map::NODE_SEGMENTS).expect("at most 32768")] == ChunkId::ZERO {
-            let node_bytes = super::map::NODE_SEGMENTS * segment_bytes;
+        if self.nodes[usize::try_from(segment / NODE_SEGMENTS).expect("at most 32768")] == ChunkId::ZERO {
+            let node_bytes = NODE_SEGMENTS * segment_bytes;
             let len = left.min(ByteLen(node_bytes - at.0 % node_bytes));
             return Ok(Extent { kind: ExtentKind::Hole, len });
         }

@@ -22,6 +22,10 @@ const BLOB_CACHE_BYTES: u64 = 48 << 20;
 const PACK_CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of segment lists kept for further reads: of about 5 GiB of disks.
 const LIST_CACHE_BYTES: u64 = 24 << 20;
+/// Bytes of segment lists that may be loaded before anybody wants them: as many as are kept of what is new.
+pub(super) const LIST_BYTES_AHEAD: u64 = LIST_CACHE_BYTES / 2;
+/// The same for packs' directories: some hundred KiB each.
+pub(super) const PACKS_AHEAD: usize = 64;
 /// Nodes kept, 20 KiB each: of 256 GiB of disks.
 const NODES_CACHED: usize = 64;
 /// Times that a chunk is looked for anew while prunes move its pack about: each move takes a prune of its own.
@@ -97,6 +101,15 @@ pub struct FoundChunk {
     pub pack: Arc<OpenPack>,
     /// The chunk's blob and range in it.
     pub place: ChunkPlace,
+}
+
+/// What is unpacked and kept when one chunk of a blob is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// That chunk alone: its neighbours will hardly be asked for.
+    Chunk,
+    /// All chunks of the blob.
+    Blob,
 }
 
 impl Repository {
@@ -178,42 +191,51 @@ impl Repository {
         Ok(found_in(row, &pack))
     }
 
-    /// Reads a blob of a pack that may have been moved into the trash since it was found.
-    fn read_blob_wherever(&self, pack: &OpenPack, number: u32) -> Result<PlainBlob, RepoError> {
-        let missing = match pack.read_blob(self.store(), number) {
+    /// Reads a chunk of a pack that may have been moved into the trash since it was found, alone or with its blob.
+    fn read_wherever(&self, pack: &OpenPack, place: ChunkPlace, keep: Keep) -> Result<Arc<PlainBlob>, RepoError> {
+        let read = |pack: &OpenPack| match keep {
+            Keep::Chunk => pack.read_lone_chunk(self.store(), place),
+            Keep::Blob => pack.read_blob(self.store(), place.blob),
+        };
+        let missing = match read(pack) {
             Err(error @ RepoError::Store(StoreError::NotFound { .. })) => error,
-            outcome => return outcome,
+            outcome => return outcome.map(Arc::new),
         };
         for trashed in gc::trash::list(self.store())?.into_iter().filter(|trashed| trashed.id == pack.id) {
             if let Some(moved) = gc::trash::open(self.store(), &self.keys, &trashed)? {
-                return moved.read_blob(self.store(), number);
+                return read(&moved).map(Arc::new);
             }
         }
         Err(missing)
     }
 
-    /// A blob, from the cache or the store; two threads that want the same one unpack it once.
+    /// The chunk found, alone or with its blob, from the cache or the store. Two threads that want the same unpack it once,
+    /// unless what is kept is another chunk alone.
     ///
     /// # Errors
     /// [`RepoError::Damaged`], [`RepoError::Store`].
-    pub fn blob(&self, found: &FoundChunk) -> Result<Arc<PlainBlob>, RepoError> {
-        let number = found.place.blob;
-        self.read
-            .blobs
-            .get_or_insert_with(&(found.row, number), || self.read_blob_wherever(&found.pack, number).map(Arc::new))
+    pub fn blob(&self, found: &FoundChunk, keep: Keep) -> Result<Arc<PlainBlob>, RepoError> {
+        let (key, pack, place) = ((found.row, found.place.blob), &found.pack, found.place);
+        let blob = self.read.blobs.get_or_insert_with(&key, || self.read_wherever(pack, place, keep))?;
+        if blob.covers(place) {
+            return Ok(blob);
+        }
+        // A chunk was wanted alone, and now another: the blob's other chunks may well be next.
+        let blob = self.read_wherever(pack, place, Keep::Blob)?;
+        self.read.blobs.insert(key, Arc::clone(&blob));
+        Ok(blob)
     }
 
-    /// Blob `number` of the pack in `row`; `None` if the index no longer has that row.
+    /// The same for a chunk in the pack of `row`; `None` if the index no longer has that row.
     ///
     /// # Errors
     /// [`RepoError::Damaged`], [`RepoError::Store`], [`RepoError::Index`].
-    pub fn blob_at(&self, row: PackRow, number: u32) -> Result<Option<Arc<PlainBlob>>, RepoError> {
-        if let Some(blob) = self.read.blobs.get(&(row, number)) {
+    pub fn blob_at(&self, row: PackRow, place: ChunkPlace, keep: Keep) -> Result<Option<Arc<PlainBlob>>, RepoError> {
+        if let Some(blob) = self.read.blobs.get(&(row, place.blob)).filter(|blob| blob.covers(place)) {
             return Ok(Some(blob));
         }
         let Some(pack) = self.open_pack(row)? else { return Ok(None) };
-        let read = || self.read_blob_wherever(&pack, number).map(Arc::new);
-        match self.read.blobs.get_or_insert_with(&(row, number), read) {
+        match self.blob(&FoundChunk { row, pack, place }, keep) {
             // It was pruned; the chunk may lie elsewhere by now.
             Err(RepoError::Store(StoreError::NotFound { .. })) => Ok(None),
             outcome => outcome.map(Some),
@@ -227,11 +249,12 @@ impl Repository {
     pub fn fetch(
         &self,
         id: ChunkId,
+        keep: Keep,
         needed_by: &dyn Fn() -> String,
     ) -> Result<(FoundChunk, Arc<PlainBlob>), RepoError> {
         for _ in 1..FETCHES {
             let found = self.locate(id, needed_by)?;
-            match self.blob(&found) {
+            match self.blob(&found, keep) {
                 // Its pack was repacked and pruned since the index was brought up to date, or moved back just now.
                 Err(RepoError::Store(StoreError::NotFound { .. })) => {}
                 outcome => return outcome.map(|blob| (found, blob)),
@@ -240,7 +263,7 @@ impl Repository {
             self.forget_rows();
         }
         let found = self.locate(id, needed_by)?;
-        let blob = self.blob(&found)?;
+        let blob = self.blob(&found, keep)?;
         Ok((found, blob))
     }
 
@@ -254,7 +277,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::locate`] and [`Repository::blob`].
     pub fn read_chunk(&self, id: ChunkId, needed_by: &dyn Fn() -> String) -> Result<Vec<u8>, RepoError> {
-        let (found, blob) = self.fetch(id, needed_by)?;
+        let (found, blob) = self.fetch(id, Keep::Blob, needed_by)?;
         Ok(blob.chunk(&self.keys, id, found.place.at)?.to_vec())
     }
 }

@@ -35,7 +35,7 @@ use super::store::StoreError;
 use super::{Repository, gc, object, pack, parity, settle_packs};
 use crate::chunker::{Chunker, Piece};
 
-/// Blobs waiting for a pack writer: some 96 KiB each before compression, 1.25 MiB at most.
+/// Blobs waiting for a pack writer: some 48 KiB each before compression, 1.25 MiB at most.
 const BLOBS_IN_FLIGHT: usize = 16;
 /// Pack writers for data: while one waits for the disk to have a pack durably, the other fills the next.
 const DATA_WRITERS: usize = 2;

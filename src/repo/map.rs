@@ -57,7 +57,7 @@ pub fn push_entry(list: &mut Vec<u8>, entry: ListEntry) {
 /// # Errors
 /// [`BadMap`].
 pub fn decode_list(bytes: &[u8], segment_len: usize) -> Result<Vec<ListEntry>, BadMap> {
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(bytes.len() / (4 + ChunkId::LEN));
     let mut covered = 0usize;
     let mut rest = bytes;
     while let Some((word, after)) = rest.split_first_chunk::<4>() {

@@ -1,4 +1,5 @@
-//! Reading ahead: whoever reads a disk from front to back finds the next piece already at hand.
+//! Reading ahead: whoever reads a disk from front to back finds the next piece already at hand, and whoever reads it here
+//! and there what leads to the pieces.
 //!
 //! A disk behind this wrapper is asked a second time for what it was asked ahead, so it must keep what it decoded: a
 //! backup's disk does, in the repository's cache of blobs. The pieces that readers are at are told apart by where the next
@@ -25,24 +26,35 @@ const SLACK_BYTES: u64 = 512 << 10;
 /// Requests that wait; more are dropped, they are only a favour.
 const QUEUE: usize = 64;
 
+/// Work that makes scattered reads of a disk cheaper. It ends early once it is told that nobody wants it any more.
+pub type Preparation = Box<dyn FnOnce(&dyn Fn() -> bool) + Send>;
+
 /// The threads that ask ahead, for any number of disks.
 pub struct ReadAhead {
-    queue: Sender<Option<Piece>>,
+    queue: Sender<Request>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Piece {
-    disk: Arc<dyn Disk>,
-    at: u64,
-    len: usize,
+/// What a thread is to do next.
+enum Request {
+    /// To ask for what somebody will read.
+    Piece {
+        disk: Arc<dyn Disk>,
+        at: u64,
+        len: usize,
+    },
+    Preparation(Preparation),
+    End,
 }
 
 /// A disk with readers' places remembered.
 struct Ahead {
     disk: Arc<dyn Disk>,
-    queue: Sender<Option<Piece>>,
+    queue: Sender<Request>,
     streams: Mutex<Vec<Stream>>,
+    /// Until it was begun.
+    preparation: Mutex<Option<Preparation>>,
 }
 
 /// One reader.
@@ -60,11 +72,11 @@ struct Stream {
 impl ReadAhead {
     /// Starts `threads` threads.
     pub fn start(threads: usize) -> ReadAhead {
-        let (queue, pieces) = crossbeam_channel::bounded(QUEUE);
+        let (queue, requests) = crossbeam_channel::bounded(QUEUE);
         let stopped = Arc::new(AtomicBool::new(false));
         let threads = (0..threads).map(|_| {
-            let (pieces, stopped) = (pieces.clone(), Arc::clone(&stopped));
-            std::thread::spawn(move || ask(&pieces, &stopped))
+            let (requests, stopped) = (requests.clone(), Arc::clone(&stopped));
+            std::thread::spawn(move || serve(&requests, &stopped))
         });
         let threads = threads.collect();
         ReadAhead { queue, stopped, threads }
@@ -72,7 +84,13 @@ impl ReadAhead {
 
     /// `disk`, read ahead of its readers.
     pub fn over(&self, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
-        Arc::new(Ahead { disk, queue: self.queue.clone(), streams: Mutex::new(Vec::new()) })
+        self.over_prepared(disk, None)
+    }
+
+    /// The same for a disk that is prepared as soon as it is read in more than one place.
+    pub fn over_prepared(&self, disk: Arc<dyn Disk>, preparation: Option<Preparation>) -> Arc<dyn Disk> {
+        let (queue, streams, preparation) = (self.queue.clone(), Mutex::default(), Mutex::new(preparation));
+        Arc::new(Ahead { disk, queue, streams, preparation })
     }
 }
 
@@ -81,7 +99,7 @@ impl Drop for ReadAhead {
         self.stopped.store(true, Ordering::Relaxed);
         // Disks may outlive us and hold the queue open: each thread is woken to see that it is over.
         for _ in &self.threads {
-            let _ = self.queue.send(None); // fails only if all threads are gone
+            let _ = self.queue.send(Request::End); // fails only if all threads are gone
         }
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // a thread that panicked has said so already
@@ -89,19 +107,35 @@ impl Drop for ReadAhead {
     }
 }
 
-fn ask(pieces: &Receiver<Option<Piece>>, stopped: &AtomicBool) {
+fn serve(requests: &Receiver<Request>, stopped: &AtomicBool) {
+    let is_wanted = || !stopped.load(Ordering::Relaxed);
     let mut scratch = Vec::new();
-    while let Ok(Some(piece)) = pieces.recv() {
-        if stopped.load(Ordering::Relaxed) {
-            return;
+    while let Ok(request) = requests.recv()
+        && is_wanted()
+    {
+        match request {
+            Request::Piece { disk, at, len } => {
+                scratch.resize(scratch.len().max(len), 0);
+                // Nobody asked for it yet: whoever does will meet the fault again, and be told.
+                let _ = disk.read_at(GuestOffset(at), &mut scratch[..len]);
+            }
+            Request::Preparation(prepare) => prepare(&is_wanted),
+            Request::End => return,
         }
-        scratch.resize(scratch.len().max(piece.len), 0);
-        // Nobody asked for it yet: whoever does will meet the fault again, and be told.
-        let _ = piece.disk.read_at(GuestOffset(piece.at), &mut scratch[..piece.len]);
     }
 }
 
 impl Ahead {
+    /// Has the disk prepared, if that was not begun; later if the threads have too much to do now.
+    fn prepare(&self) {
+        let mut preparation = self.preparation.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(wanted) = preparation.take() else { return };
+        if let Err(TrySendError::Full(Request::Preparation(later))) = self.queue.try_send(Request::Preparation(wanted))
+        {
+            *preparation = Some(later);
+        }
+    }
+
     /// Notes a read and asks for what will follow it.
     fn moved(&self, at: u64, len: u64) {
         let end = at + len;
@@ -110,6 +144,9 @@ impl Ahead {
         let Some(found) = found else {
             if streams.len() == STREAMS {
                 streams.pop();
+            }
+            if !streams.is_empty() {
+                self.prepare();
             }
             streams.insert(0, Stream { begin: at, next: end, asked: end, run: 0 });
             return;
@@ -124,9 +161,9 @@ impl Ahead {
             let until = (stream.next + window).min(self.disk.size().0);
             while stream.asked < until {
                 let len = PIECE_BYTES.min(until - stream.asked);
-                let piece =
-                    Piece { disk: Arc::clone(&self.disk), at: stream.asked, len: usize::try_from(len).unwrap_or(0) };
-                match self.queue.try_send(Some(piece)) {
+                let len_in_memory = usize::try_from(len).expect("a piece fits in memory");
+                let piece = Request::Piece { disk: Arc::clone(&self.disk), at: stream.asked, len: len_in_memory };
+                match self.queue.try_send(piece) {
                     Ok(()) => stream.asked += len,
                     Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => break,
                 }
@@ -201,6 +238,22 @@ mod tests {
     #[test]
     fn scattered_reads_ask_for_nothing_more() {
         assert_eq!(after_reads(&[0, 9 << 20, 4 << 20, 20 << 20]), BTreeSet::from([0, 4, 9, 20]));
+    }
+
+    #[test]
+    fn a_disk_is_prepared_once_and_only_when_it_is_read_here_and_there() {
+        let (told, began) = crossbeam_channel::unbounded();
+        let prepare: Preparation = Box::new(move |is_wanted| told.send(is_wanted()).unwrap());
+        let ahead = ReadAhead::start(1);
+        let disk = ahead.over_prepared(Arc::new(MemoryDisk(vec![7; 32 << 20])), Some(prepare));
+        let read = |at: u64| disk.read_at(GuestOffset(at), &mut [0; 4096]).unwrap();
+        (0..3).for_each(|number| read(number * 4096));
+        assert!(began.is_empty());
+        read(20 << 20);
+        assert_eq!(began.recv(), Ok(true));
+        read(10 << 20);
+        drop((ahead, disk));
+        assert!(began.recv().is_err());
     }
 
     #[test]

@@ -102,6 +102,7 @@ mod repair;
 mod repair_power_loss;
 mod restore_elsewhere;
 mod runs;
+mod scattered_reads;
 mod statistics;
 mod store_goes_back;
 mod tools;

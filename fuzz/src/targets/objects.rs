@@ -165,11 +165,18 @@ pub fn index_segment(input: &[u8]) {
 pub fn blob(input: &[u8]) {
     let Some((len, packed)) = input.split_first_chunk::<3>() else { return };
     let plain_len = u32::from_le_bytes([len[0], len[1], len[2], 0]).min(BLOB_PLAIN_BYTES_MAX as u32);
+    let wanted = plain_len as usize / 2;
+    let mut start = vec![0; plain_len as usize];
     for codec in [Codec::Stored, Codec::Zstd, Codec::FilteredZstd] {
+        let begun = blob::unpack_start(codec, packed, wanted, &mut start);
         match blob::unpack(codec, packed, plain_len) {
-            Ok(plain) => assert_eq!(plain.len(), plain_len as usize),
+            Ok(plain) => {
+                assert_eq!(plain.len(), plain_len as usize);
+                assert!(begun.is_err() || plain[..wanted] == start[..wanted], "a beginning is a part of the whole");
+            }
             Err(found) => is_short(&found),
         }
+        begun.unwrap_or_else(|found| is_short(&found));
     }
 }
 

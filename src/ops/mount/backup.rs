@@ -15,6 +15,7 @@ use crate::repo::Repository;
 use crate::repo::ids::BackupId;
 use crate::repo::manifest::Manifest;
 use crate::serve::fuse::shown::{Fault, Folder, Name, NameKind, Shown};
+use crate::serve::read_ahead::Preparation;
 use crate::units::ByteLen;
 
 /// A backup's folder; its manifest is read when somebody looks inside.
@@ -88,12 +89,21 @@ impl Inside {
         Ok(self.mount.ahead.over(Arc::new(disk)))
     }
 
+    /// The same for the disk's own file. Who reads that in several places is a machine or a loop device, and will go on so:
+    /// the disk is prepared for it.
+    fn disk_file(&self, number: usize) -> Result<Arc<dyn Disk>, Fault> {
+        let disk = Arc::new(self.mount.repository.disk(&self.manifest, number)?);
+        let prepared = Arc::clone(&disk);
+        let prepare: Preparation = Box::new(move |is_wanted| prepared.prepare(is_wanted));
+        Ok(self.mount.ahead.over_prepared(disk, Some(prepare)))
+    }
+
     fn disks(self: &Arc<Self>) -> Fixed {
         let mut folder = Fixed::new(self.modified());
         for number in 0..self.manifest.disks.len() {
             let inside = Arc::clone(self);
             folder.add(&format!("disk{number}.raw"), NameKind::File, move || {
-                Ok(Shown::File { content: inside.disk(number)?, modified: inside.modified() })
+                Ok(Shown::File { content: inside.disk_file(number)?, modified: inside.modified() })
             });
             // For whoever wants a VMDK: a few lines over the same bytes.
             if let Some(descriptor) = self.descriptor(number) {

@@ -39,6 +39,13 @@ pub struct ChunkPlace {
     pub len: u32,
 }
 
+impl ChunkPlace {
+    /// Where it ends in the blob's plain bytes; a directory has none that ends behind them.
+    pub fn end(self) -> u32 {
+        self.at + self.len
+    }
+}
+
 /// The checked directory of one pack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {

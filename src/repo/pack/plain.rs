@@ -1,4 +1,5 @@
-//! A blob taken out of its pack: plain bytes, of which each chunk is verified when it is first asked for.
+//! A blob taken out of its pack, or one chunk of it: plain bytes, of which each chunk is verified when it is first asked
+//! for.
 //!
 //! A random read wants one chunk of a blob; hashing its neighbours as well would cost more than hashing what was asked
 //! for. Nothing comes out unverified: the only way to the bytes is [`PlainBlob::chunk`].
@@ -13,14 +14,16 @@ use crate::repo::ids::ChunkId;
 use crate::repo::seal::{ChunkKind, Keys};
 use crate::repo::store::ObjectName;
 
-/// One blob, unpacked.
+/// One blob, unpacked: all its chunks, or some that follow each other.
 pub struct PlainBlob {
     object: ObjectName,
     /// Where the blob lies in `object`, for errors.
     blob_at: u64,
     kind: ChunkKind,
-    /// Its chunks, filtered if they were packed so.
+    /// The chunks, filtered if they were packed so.
     unpacked: Vec<u8>,
+    /// Where the first of them begins in the blob.
+    begin: u32,
     is_filtered: bool,
     /// In the order in which they lie in `unpacked`.
     chunks: Vec<PlainChunk>,
@@ -35,8 +38,8 @@ struct PlainChunk {
 }
 
 impl PlainBlob {
-    /// `unpacked` is the blob at `blob_at` of `object`, which was packed by `codec`, and `chunks` what its directory says of
-    /// it: ranges of `unpacked`, one behind the other.
+    /// `unpacked` is of the blob at `blob_at` of `object`, which was packed by `codec`: those `chunks` of its directory, one
+    /// behind the other, nothing before, between or behind them.
     pub fn new(
         object: ObjectName,
         blob_at: u64,
@@ -52,7 +55,13 @@ impl PlainBlob {
             verified: OnceLock::new(),
         };
         let is_filtered = codec == Codec::FilteredZstd;
-        PlainBlob { object, blob_at, kind, unpacked, is_filtered, chunks: chunks.iter().map(chunk).collect() }
+        let begin = chunks.first().map_or(0, |(_, place)| place.at);
+        PlainBlob { object, blob_at, kind, unpacked, begin, is_filtered, chunks: chunks.iter().map(chunk).collect() }
+    }
+
+    /// Whether that part of the blob is here.
+    pub fn covers(&self, place: ChunkPlace) -> bool {
+        self.begin <= place.at && (place.end() - self.begin) as usize <= self.unpacked.len()
     }
 
     /// The bytes of the chunk `id`, which begins at `at`. The id is verified.
@@ -74,7 +83,7 @@ impl PlainBlob {
         if chunk.id != id {
             return Err(damaged(format!("chunk {id}"), format!("chunk {}, by the directory", chunk.id)));
         }
-        let bytes = &self.unpacked[chunk.at as usize..(chunk.at + chunk.len) as usize];
+        let bytes = &self.unpacked[(chunk.at - self.begin) as usize..][..chunk.len as usize];
         if let Some(verified) = chunk.verified.get() {
             return Ok(verified.as_deref().unwrap_or(bytes));
         }
@@ -128,6 +137,12 @@ mod tests {
         for (id, at) in [(ids[1], 0), (ids[0], 3), (ids[0], 1)] {
             assert!(matches!(sound.chunk(&keys, id, at), Err(RepoError::Damaged { .. })));
         }
+        // The second chunk alone.
+        let name = ObjectName::new("packs/00/00").unwrap();
+        let lone = PlainBlob::new(name, 80, ChunkKind::Data, Codec::Stored, b"other".to_vec(), &chunks[1..]);
+        assert_eq!(lone.chunk(&keys, ids[1], 3).unwrap(), b"other");
+        assert!(lone.chunk(&keys, ids[0], 0).is_err() && lone.chunk(&keys, ids[1], 0).is_err());
+        assert_eq!(chunks.map(|(_, place)| (sound.covers(place), lone.covers(place))), [(true, false), (true, true)]);
         let damaged = blob(b"oneOther");
         assert!(damaged.chunk(&keys, ids[0], 0).is_ok());
         assert!(damaged.chunk(&keys, ids[1], 3).is_err());

@@ -2,15 +2,16 @@
 //! untrusted: every length is checked before it is used, every byte before it is believed.
 
 use std::cell::RefCell;
+use std::slice;
 
-use super::directory::{BlobEntry, Directory};
+use super::directory::{BlobEntry, ChunkPlace, Directory};
 use super::plain::PlainBlob;
 use super::writer::FinishedPack;
 use super::{
     DIRECTORY_PART, LOCATOR_BYTES, LOCATOR_PART, PACK_BYTES_MAX, STRIPE_BYTES, TRAILER_FIXED_BYTES, TRAILER_MAGIC,
     object_name, trailer_len,
 };
-use crate::repo::blob::{PackedBlob, unpack};
+use crate::repo::blob::{PackedBlob, unpack, unpack_start};
 use crate::repo::error::RepoError;
 use crate::repo::ids::{PackId, to_hex};
 use crate::repo::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
@@ -22,6 +23,8 @@ const TRAILER_END_BYTES: usize = 4 + 32 + 8;
 thread_local! {
     /// A blob as it is stored, for as long as it takes to unpack it: fresh memory would cost a fault for each page.
     static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The beginning of a blob, for as long as it takes to take one chunk out of it.
+    static START: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A pack whose blobs can be opened.
@@ -97,6 +100,36 @@ impl OpenPack {
         })
     }
 
+    /// The same with nothing but the chunk at `place`: all of the blob is read and proven to be what was sealed, but it is
+    /// unpacked no further than needed.
+    ///
+    /// # Errors
+    /// As [`OpenPack::read_blob`].
+    pub fn read_lone_chunk(&self, store: &dyn ObjectStore, place: ChunkPlace) -> Result<PlainBlob, RepoError> {
+        let entry = self.blob(place.blob)?;
+        let chunks = self.directory.chunks_of_blob(place.blob);
+        let Some(chunk) = chunks.iter().find(|chunk| chunk.1 == place) else {
+            return self.read_blob(store, place.blob);
+        };
+        SEALED.with_borrow_mut(|bytes| {
+            self.read_sealed(store, place.blob, entry, bytes)?;
+            START.with_borrow_mut(|start| {
+                start.resize(start.len().max(entry.plain_len as usize), 0); // bounded by the directory
+                unpack_start(entry.codec, bytes, place.end() as usize, &mut start[..entry.plain_len as usize])
+                    .map_err(|found| self.not_unpacked(entry, found))?;
+                let plain = start[place.at as usize..place.end() as usize].to_vec();
+                Ok(PlainBlob::new(
+                    self.name.clone(),
+                    entry.at,
+                    self.chunk_kind,
+                    entry.codec,
+                    plain,
+                    slice::from_ref(chunk),
+                ))
+            })
+        })
+    }
+
     fn blob(&self, number: u32) -> Result<BlobEntry, RepoError> {
         self.directory.blobs().get(number as usize).copied().ok_or_else(|| RepoError::Damaged {
             object: self.name.to_string(),
@@ -121,15 +154,19 @@ impl OpenPack {
     }
 
     fn unpack(&self, number: u32, entry: BlobEntry, bytes: &[u8]) -> Result<PlainBlob, RepoError> {
-        let plain = unpack(entry.codec, bytes, entry.plain_len).map_err(|found| RepoError::Damaged {
+        let plain = unpack(entry.codec, bytes, entry.plain_len).map_err(|found| self.not_unpacked(entry, found))?;
+        let chunks = self.directory.chunks_of_blob(number);
+        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, entry.codec, plain, chunks))
+    }
+
+    fn not_unpacked(&self, entry: BlobEntry, found: String) -> RepoError {
+        RepoError::Damaged {
             object: self.name.to_string(),
             field: "blob",
             at: entry.at,
             expected: format!("{} plain bytes", entry.plain_len),
             found,
-        })?;
-        let chunks = self.directory.chunks_of_blob(number);
-        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, entry.codec, plain, chunks))
+        }
     }
 }
 
