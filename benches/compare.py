@@ -9,7 +9,8 @@ usage: compare.py --corpus DIR --work DIR [--abbild BIN] [--repeat N] [--peers N
                  into a new folder inside it, which is removed at the end
   --abbild BIN   without it only the peers run
   --once NAME,…  peers that take part in the first round only: the slow ones
-  --cold         drop the page cache before each run (root); otherwise the sources are read once before
+  --cold         drop the page cache before each run (root); otherwise each run finds the data of its source in there, and
+                 nothing of its holes
   --mounts       then also reads the first image through mounts, as mounts.py does (root)
   --json FILE    all figures (default: compare.json in the current folder)
 
@@ -150,7 +151,7 @@ class Bench:
         return self.folder / "machines" / machine / "disk.raw"
 
     def place(self, work):
-        """Puts the image of a work where the machine has its disk, and reads it once."""
+        """Puts the image of a work where the machine has its disk."""
         image = self.image_of(work.machine)
         if work.image:
             image.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +164,6 @@ class Bench:
             except OSError:  # also: the corpus is on another filesystem
                 subprocess.run(["cp", "--sparse=always", str(self.corpus / work.image), str(fresh)], check=True)
             fresh.rename(image)
-        if work.verb == "backup" and not self.cold:
-            read_once(image)
 
     def one(self, number, work, tool):
         image = self.image_of(work.machine)
@@ -178,6 +177,8 @@ class Bench:
             }[work.verb]()
             if command is None:
                 return
+            if work.verb == "backup" and not self.cold:
+                cache_data_alone(image)
             cost, output = self.timed(tool, work, command)
             if work.verb == "backup":
                 tool.backup_done(work.key, output)
@@ -218,8 +219,14 @@ class Bench:
         return cost, out.read_text(errors="replace")
 
 
-def read_once(image):
+def cache_data_alone(image):
+    """Has the data of a file in the page cache, and no page of its holes.
+
+    Who reads holes fills the cache with zeros, which takes as long again as what else it does; who comes next would find
+    them there or not, as memory allows.
+    """
     with open(image, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         for start, end in image_diff.data_ranges(file.fileno(), os.fstat(file.fileno()).st_size):
             file.seek(start)
             while start < end:

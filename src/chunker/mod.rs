@@ -27,7 +27,7 @@ pub const SEGMENT_BYTES: usize = 4 << 20;
 const BLOCK: usize = 4096;
 
 /// What a caller who reads a segment in portions should have in hand, in bytes, if the lengths allow it: little enough to
-/// stay in a core's cache from the copy out of the kernel to the last hash.
+/// stay in a core's cache from the first look at it to the last hash.
 const WINDOW_BYTES: usize = 512 << 10;
 
 /// How a repository's segments are cut; fixed when it is made.
@@ -115,7 +115,7 @@ impl Chunker {
 
     /// How many bytes [`Chunker::cut_portion`] should be given at once, if there are so many.
     pub fn window_bytes(&self) -> usize {
-        WINDOW_BYTES.max(2 * self.lookahead()).min(SEGMENT_BYTES)
+        WINDOW_BYTES.max((2 * self.lookahead()).next_multiple_of(BLOCK)).min(SEGMENT_BYTES)
     }
 
     /// Calls `each` with the pieces of `segment`, in order; together they cover it exactly. `each` is given positions in

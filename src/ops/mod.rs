@@ -23,8 +23,8 @@ pub mod statistics;
 pub use error::OpsError;
 pub use event::{Control, Event, Events};
 
-/// Threads that read, cut and compress, or read and unpack: one a core, within reason for memory (each holds a segment
-/// and its blobs, some 6 MiB).
+/// Threads that read and unpack, or read and verify: one a core, within reason for memory (each holds a segment and its
+/// blobs, some 6 MiB).
 pub fn worker_count() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8)
 }

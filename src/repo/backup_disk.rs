@@ -127,7 +127,7 @@ impl BackupDisk {
     }
 
     /// Looks up what scattered reads must look up first: lists from the disk's beginning on, as many as are kept, and the
-    /// packs of their first chunks. Ends at the first fault, which is left to whoever reads there.
+    /// packs of their first chunks. Faults are left to whoever reads there; at the first in the map it ends.
     pub fn prepare(&self, is_wanted: &dyn Fn() -> bool) {
         let mut room = LIST_BYTES_AHEAD;
         let mut packs = BTreeSet::new();

@@ -92,8 +92,6 @@ pub struct BlobPacker {
     others: Gathered,
     filtered: Vec<u8>,
     compressor: zstd::bulk::Compressor<'static>,
-    decompressor: zstd::bulk::Decompressor<'static>,
-    unpacked: Vec<u8>,
 }
 
 /// What will become one blob.
@@ -112,8 +110,6 @@ impl BlobPacker {
             others: Gathered::default(),
             filtered: Vec::new(),
             compressor: compressor(),
-            decompressor: zstd::bulk::Decompressor::new().expect("a context without a dictionary"),
-            unpacked: Vec::new(),
         }
     }
 
@@ -157,21 +153,24 @@ impl BlobPacker {
             let plain = gathered.plain.clone();
             return Ok(gathered.packed(Codec::Stored, plain));
         }
-        self.unpacked.resize(input.len(), 0);
-        let unpacked = self.decompressor.decompress_to_buffer(&packed, self.unpacked.as_mut_slice());
-        if is_code {
-            gathered.for_each_chunk(&mut self.unpacked, branch_filter::unfilter);
+        // As whoever reads it will do.
+        let mut unpacked = unpack(codec, &packed, gathered.plain_len()).unwrap_or_default();
+        if is_code && !unpacked.is_empty() {
+            gathered.for_each_chunk(&mut unpacked, branch_filter::unfilter);
         }
-        let plain_bytes = gathered.plain.len();
-        if unpacked.is_ok_and(|len| len == plain_bytes) && self.unpacked == gathered.plain {
+        if unpacked == gathered.plain {
             Ok(gathered.packed(codec, packed))
         } else {
-            Err(RepoError::BlobNotReproduced { plain_bytes })
+            Err(RepoError::BlobNotReproduced { plain_bytes: gathered.plain.len() })
         }
     }
 }
 
 impl Gathered {
+    fn plain_len(&self) -> u32 {
+        u32::try_from(self.plain.len()).expect("a blob is at most 1 MiB and one chunk long")
+    }
+
     /// Shows each chunk's part of `bytes`, and where it begins, to `what`.
     fn for_each_chunk(&self, bytes: &mut [u8], what: impl Fn(&mut [u8], u32)) {
         let mut at = 0;
@@ -183,7 +182,7 @@ impl Gathered {
 
     /// The blob of what was gathered, which begins anew.
     fn packed(&mut self, codec: Codec, bytes: Vec<u8>) -> PackedBlob {
-        let plain_len = u32::try_from(self.plain.len()).expect("a blob is at most 1 MiB and one chunk long");
+        let plain_len = self.plain_len();
         self.plain.clear();
         PackedBlob { codec, bytes, plain_len, chunks: std::mem::take(&mut self.chunks) }
     }

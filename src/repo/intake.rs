@@ -8,6 +8,7 @@
 //! needed to restore.
 
 mod recorded;
+mod window;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use recorded::Recorded;
+use window::Window;
 
 use super::blob::{BlobPacker, PackedBlob};
 use super::error::RepoError;
@@ -34,6 +36,7 @@ use super::session::{self, renewal};
 use super::store::StoreError;
 use super::{Repository, gc, object, pack, parity, settle_packs};
 use crate::chunker::{Chunker, Piece};
+use crate::uncached::PAGE_BYTES;
 
 /// Blobs waiting for a pack writer: some 48 KiB each before compression, 1.25 MiB at most.
 const BLOBS_IN_FLIGHT: usize = 16;
@@ -331,7 +334,7 @@ impl<'r> Intake<'r> {
             intake: self,
             data: BlobPacker::new(ChunkKind::Data),
             map: BlobPacker::new(ChunkKind::Map),
-            window: Vec::new(),
+            window: Window::default(),
             list: Vec::new(),
             zeros: 0,
             near: None,
@@ -350,7 +353,7 @@ pub struct SegmentWriter<'i, 'r> {
     data: BlobPacker,
     map: BlobPacker,
     /// Bytes being cut; kept for its memory.
-    window: Vec<u8>,
+    window: Window,
     /// The list being made, without the zeros at its end.
     list: Vec<u8>,
     /// Zero bytes at its end so far.
@@ -385,17 +388,16 @@ impl SegmentWriter<'_, '_> {
         mut read: impl FnMut(usize, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let intake = self.intake;
-        // Portions that stay in a core's cache, rather than the whole segment.
+        // In portions that stay in a core's cache, rather than the whole segment.
         let mut window = std::mem::take(&mut self.window);
-        window.resize(intake.chunker.window_bytes(), 0);
         let mut recorded = Recorded::new(recorded);
         let (mut cut_to, mut read_to) = (range.start, range.start);
         while cut_to < range.end {
-            let left_over = read_to - cut_to;
-            let end = range.end.min(cut_to + window.len());
-            read(read_to, &mut window[left_over..end - cut_to])?;
+            // All portions but the last end with a page, so that the next one can be read directly.
+            let end = range.end.min((cut_to + intake.chunker.window_bytes()) / PAGE_BYTES * PAGE_BYTES);
+            read(read_to, window.extend(read_to, end - read_to))?;
             read_to = end;
-            let bytes = &window[..end - cut_to];
+            let bytes = window.bytes();
             let more = read_to < range.end;
             let same = recorded.settle(cut_to, bytes, more, intake.chunker.decided_by(), |chunk| {
                 intake.repository.keys().chunk_id(ChunkKind::Data, chunk)
@@ -419,7 +421,7 @@ impl SegmentWriter<'_, '_> {
                     Piece::Chunk(range) => self.append_chunk(&rest[range]),
                 })?;
             }
-            window.copy_within(cut..end - cut_to, 0);
+            window.release(cut);
             cut_to += cut;
         }
         self.window = window;

@@ -22,8 +22,11 @@ use super::file::{Bytes, ImageFile};
 use crate::disk::{Disk, DiskError, Extent, ExtentKind, check_inside, check_range};
 use crate::units::{ByteLen, FileOffset, GuestOffset};
 
-/// Unpacked cells kept for one layer: reads smaller than a cell come in order.
-const UNPACKED_CACHED: usize = 4;
+/// Unpacked cells kept for one layer, as reads smaller than a cell come in order, from several places at once: so many, but
+/// no more bytes than that, unless it were fewer than the least.
+const UNPACKED_CACHED: usize = 16;
+const UNPACKED_CACHED_MIN: usize = 4;
+const UNPACKED_CACHED_BYTES: u64 = 16 << 20;
 /// Absent pieces that one answer of `extent_at` looks at, so that asking is cheap however sparse the disk.
 const ABSENT_PIECES_AHEAD: u32 = 4096;
 /// Cells with a bitmap that one answer of `extent_at` looks at.
@@ -175,7 +178,9 @@ impl From<Stored> for ExtentKind {
 
 impl<M: CellMap> MappedDisk<M> {
     pub fn new(map: M) -> MappedDisk<M> {
-        let (pieces, unpacked) = (SlotCache::new(M::PIECES_CACHED), SlotCache::new(UNPACKED_CACHED));
+        let slots = usize::try_from(UNPACKED_CACHED_BYTES / map.cell()).unwrap_or(usize::MAX);
+        let slots = slots.clamp(UNPACKED_CACHED_MIN, UNPACKED_CACHED);
+        let (pieces, unpacked) = (SlotCache::new(M::PIECES_CACHED), SlotCache::new(slots));
         MappedDisk { map, pieces, unpacked, pool: Pool::default() }
     }
 

@@ -25,6 +25,8 @@ use crate::units::GuestOffset;
 
 /// Segments waiting for a worker; they are numbers, the bytes are read by the workers.
 const WORK_QUEUE: usize = 64;
+/// While one waits for the medium, another cuts and compresses. Each holds a portion of a segment and its blobs, some 3 MiB.
+const WORKERS_PER_CORE: usize = 2;
 
 /// What all disks of a backup share.
 pub struct Context<'a, 'r> {
@@ -155,7 +157,7 @@ impl<'a, 'r> Pass<'a, 'r> {
         let (work_tx, work_rx) = bounded(WORK_QUEUE);
         let this = &*self;
         thread::scope(|scope| {
-            for _ in 0..worker_count() {
+            for _ in 0..WORKERS_PER_CORE * worker_count() {
                 let work = work_rx.clone();
                 scope.spawn(move || this.note(this.read_all(&work)));
             }

@@ -22,8 +22,6 @@ pub struct PlainBlob {
     kind: ChunkKind,
     /// The chunks, filtered if they were packed so.
     unpacked: Vec<u8>,
-    /// Where the first of them begins in the blob.
-    begin: u32,
     is_filtered: bool,
     /// In the order in which they lie in `unpacked`.
     chunks: Vec<PlainChunk>,
@@ -55,13 +53,17 @@ impl PlainBlob {
             verified: OnceLock::new(),
         };
         let is_filtered = codec == Codec::FilteredZstd;
-        let begin = chunks.first().map_or(0, |(_, place)| place.at);
-        PlainBlob { object, blob_at, kind, unpacked, begin, is_filtered, chunks: chunks.iter().map(chunk).collect() }
+        PlainBlob { object, blob_at, kind, unpacked, is_filtered, chunks: chunks.iter().map(chunk).collect() }
+    }
+
+    /// Where the first of the chunks begins in the blob.
+    fn begin(&self) -> u32 {
+        self.chunks.first().map_or(0, |chunk| chunk.at)
     }
 
     /// Whether that part of the blob is here.
     pub fn covers(&self, place: ChunkPlace) -> bool {
-        self.begin <= place.at && (place.end() - self.begin) as usize <= self.unpacked.len()
+        self.begin() <= place.at && (place.end() - self.begin()) as usize <= self.unpacked.len()
     }
 
     /// The bytes of the chunk `id`, which begins at `at`. The id is verified.
@@ -83,7 +85,7 @@ impl PlainBlob {
         if chunk.id != id {
             return Err(damaged(format!("chunk {id}"), format!("chunk {}, by the directory", chunk.id)));
         }
-        let bytes = &self.unpacked[(chunk.at - self.begin) as usize..][..chunk.len as usize];
+        let bytes = &self.unpacked[(chunk.at - self.begin()) as usize..][..chunk.len as usize];
         if let Some(verified) = chunk.verified.get() {
             return Ok(verified.as_deref().unwrap_or(bytes));
         }

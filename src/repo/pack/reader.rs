@@ -13,7 +13,7 @@ use super::{
 };
 use crate::repo::blob::{PackedBlob, unpack, unpack_start};
 use crate::repo::error::RepoError;
-use crate::repo::ids::{PackId, to_hex};
+use crate::repo::ids::{ChunkId, PackId, to_hex};
 use crate::repo::seal::{ChunkKind, HEADER_BYTES, Keys, Kind, ObjectCipher, TAG_BYTES};
 use crate::repo::store::{ObjectName, ObjectStore};
 
@@ -118,14 +118,7 @@ impl OpenPack {
                 unpack_start(entry.codec, bytes, place.end() as usize, &mut start[..entry.plain_len as usize])
                     .map_err(|found| self.not_unpacked(entry, found))?;
                 let plain = start[place.at as usize..place.end() as usize].to_vec();
-                Ok(PlainBlob::new(
-                    self.name.clone(),
-                    entry.at,
-                    self.chunk_kind,
-                    entry.codec,
-                    plain,
-                    slice::from_ref(chunk),
-                ))
+                Ok(self.plain_blob(entry, plain, slice::from_ref(chunk)))
             })
         })
     }
@@ -155,8 +148,11 @@ impl OpenPack {
 
     fn unpack(&self, number: u32, entry: BlobEntry, bytes: &[u8]) -> Result<PlainBlob, RepoError> {
         let plain = unpack(entry.codec, bytes, entry.plain_len).map_err(|found| self.not_unpacked(entry, found))?;
-        let chunks = self.directory.chunks_of_blob(number);
-        Ok(PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, entry.codec, plain, chunks))
+        Ok(self.plain_blob(entry, plain, self.directory.chunks_of_blob(number)))
+    }
+
+    fn plain_blob(&self, entry: BlobEntry, plain: Vec<u8>, chunks: &[(ChunkId, ChunkPlace)]) -> PlainBlob {
+        PlainBlob::new(self.name.clone(), entry.at, self.chunk_kind, entry.codec, plain, chunks)
     }
 
     fn not_unpacked(&self, entry: BlobEntry, found: String) -> RepoError {
