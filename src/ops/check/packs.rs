@@ -19,6 +19,8 @@ use crate::repo::{RepoError, Repository, listed_packs, quarantine};
 
 /// Packs verified at once: each lies in memory whole, 64 MiB.
 const READERS_MAX: usize = 2;
+/// Packs at the end of a check that are read in the order of their lengths.
+const LAST_BY_LENGTH: usize = 16;
 /// Lost chunks that copies are looked for at a time: one pass over the index each.
 const LOST_AT_ONCE: usize = 1 << 20;
 
@@ -61,6 +63,9 @@ pub fn check(
 
     let mut chosen = select(&packs, &verified, read_data, &mut || u64::from_le_bytes(random()));
     chosen.extend(rotten.iter().filter(|id| listed.contains_key(id)));
+    // Long ones first among the last, so that all readers come to their end together.
+    let last = chosen.len().saturating_sub(LAST_BY_LENGTH);
+    chosen[last..].sort_by_key(|id| std::cmp::Reverse(listed[id]));
     let to_read: HashSet<PackId> = chosen.iter().copied().collect();
     // In the order of the choice, so that a check that is interrupted has read what was most worth it.
     let mut order: Vec<PackId> = Vec::with_capacity(packs.len());
@@ -106,18 +111,24 @@ impl Reading<'_> {
         let found = Mutex::new(Found::default());
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
+        let readers = worker_count().min(READERS_MAX);
         let work = || -> Result<(), OpsError> {
             let mut bytes = Vec::new();
-            while let Some(id) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            loop {
+                let turn = next.fetch_add(1, Ordering::Relaxed);
+                let Some(id) = order.get(turn) else { return Ok(()) };
                 if self.control.interrupted() {
                     return Err(OpsError::Interrupted);
                 }
+                // The medium need not wait while this pack is verified.
+                if let Some(later) = order.get(turn + readers).filter(|later| self.to_read.contains(later)) {
+                    self.repository.store().read_ahead(&pack::object_name(*later));
+                }
                 self.one(*id, &mut bytes, &found)?;
             }
-            Ok(())
         };
         thread::scope(|scope| {
-            for _ in 0..worker_count().min(READERS_MAX) {
+            for _ in 0..readers {
                 scope.spawn(|| {
                     if let Err(error) = work() {
                         next.store(order.len(), Ordering::Relaxed);

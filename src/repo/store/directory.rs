@@ -295,6 +295,14 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         Ok(())
     }
 
+    fn read_ahead(&self, name: &ObjectName) {
+        // What is wrong with the object is said to whoever reads it.
+        let opened = self.fs.open(&self.path(name.as_str()));
+        if let Ok((file, len)) = opened.and_then(|file| self.fs.len(&file).map(|len| (file, len))) {
+            self.fs.read_ahead(&file, len);
+        }
+    }
+
     fn read_range(&self, name: &ObjectName, at: u64, buf: &mut [u8]) -> Result<(), StoreError> {
         let file: Arc<F::File> = self
             .handles

@@ -75,7 +75,13 @@ pub trait Fs: Send + Sync {
 
     /// A hint: the first `len` bytes of the file will not be read soon.
     fn drop_cached(&self, _file: &Self::File, _len: u64) {}
+
+    /// A hint: the first `len` bytes of the file will be read soon.
+    fn read_ahead(&self, _file: &Self::File, _len: u64) {}
 }
+
+/// Linux reads no more ahead at a time than the device takes in one request.
+const READ_AHEAD_BYTES: u64 = 256 << 10;
 
 /// What a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +231,12 @@ impl Fs for RealFs {
         // Starts the write-back of dirty pages and drops clean ones; only a hint, so a refusal means nothing.
         if let Some(len) = NonZeroU64::new(len) {
             let _ = rustix::fs::fadvise(file, 0, Some(len), Advice::DontNeed);
+        }
+    }
+
+    fn read_ahead(&self, file: &Self::File, len: u64) {
+        for at in (0..len).step_by(READ_AHEAD_BYTES as usize) {
+            let _ = rustix::fs::fadvise(file, at, NonZeroU64::new(READ_AHEAD_BYTES), Advice::WillNeed);
         }
     }
 }
