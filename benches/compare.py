@@ -226,7 +226,8 @@ def cache_data_alone(image):
     them there or not, as memory allows.
     """
     with open(image, "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_RANDOM):  # and nothing is read ahead, into a hole
+            os.posix_fadvise(file.fileno(), 0, 0, advice)
         for start, end in image_diff.data_ranges(file.fileno(), os.fstat(file.fileno()).st_size):
             file.seek(start)
             while start < end:

@@ -67,7 +67,7 @@ pub fn check(
     let last = chosen.len().saturating_sub(LAST_BY_LENGTH);
     chosen[last..].sort_by_key(|id| std::cmp::Reverse(listed[id]));
     let to_read: HashSet<PackId> = chosen.iter().copied().collect();
-    // In the order of the choice, so that a check that is interrupted has read what was most worth it.
+    // Otherwise in the order of the choice, so that a check that is interrupted has read what was most worth it.
     let mut order: Vec<PackId> = Vec::with_capacity(packs.len());
     let mut seen = HashSet::new();
     order.extend(chosen.into_iter().chain(packs.iter().map(|(id, _)| *id)).filter(|id| seen.insert(*id)));
@@ -122,7 +122,7 @@ impl Reading<'_> {
                 }
                 // The medium need not wait while this pack is verified.
                 if let Some(later) = order.get(turn + readers).filter(|later| self.to_read.contains(later)) {
-                    self.repository.store().read_ahead(&pack::object_name(*later));
+                    self.repository.store().read_ahead(&pack::object_name(*later), pack::PACK_BYTES_MAX);
                 }
                 self.one(*id, &mut bytes, &found)?;
             }

@@ -295,10 +295,12 @@ impl<F: Fs> ObjectStore for DirectoryStore<F> {
         Ok(())
     }
 
-    fn read_ahead(&self, name: &ObjectName) {
+    fn read_ahead(&self, name: &ObjectName, limit: u64) {
         // What is wrong with the object is said to whoever reads it.
-        let opened = self.fs.open(&self.path(name.as_str()));
-        if let Ok((file, len)) = opened.and_then(|file| self.fs.len(&file).map(|len| (file, len))) {
+        let Ok(file) = self.fs.open(&self.path(name.as_str())) else { return };
+        if let Ok(len) = self.fs.len(&file)
+            && len <= limit
+        {
             self.fs.read_ahead(&file, len);
         }
     }

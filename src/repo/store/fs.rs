@@ -81,7 +81,7 @@ pub trait Fs: Send + Sync {
 }
 
 /// Linux reads no more ahead at a time than the device takes in one request.
-const READ_AHEAD_BYTES: u64 = 256 << 10;
+const READ_AHEAD_BYTES: u64 = 128 << 10;
 
 /// What a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,8 +72,9 @@ pub trait ObjectStore: Send + Sync {
     /// As [`ObjectStore::read`]; what `bytes` holds is then unspecified.
     fn read_into(&self, name: &ObjectName, limit: u64, bytes: &mut Vec<u8>) -> Result<(), StoreError>;
 
-    /// A hint: the whole object will be read soon. The medium may begin while its caller does something else.
-    fn read_ahead(&self, _name: &ObjectName) {}
+    /// A hint: the whole object will be read soon, unless it is longer than `limit` bytes. The medium may begin while the
+    /// caller does something else.
+    fn read_ahead(&self, _name: &ObjectName, _limit: u64) {}
 
     /// Fills all of `buf` from byte `at` of the object.
     ///
